@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef MLFF_GRAPH_H
+#define MLFF_GRAPH_H
+/*
+ * The graph of candidate neighbours, in the host's memory: who may be within the cutoff of whom until the
+ * list is rebuilt. Atoms that are left out (species -1) do not appear; what remains is numbered in rows:
+ * owned atoms first, then, on several ranks, ghosts that some owned atom has as a neighbour candidate.
+ * Where ghosts are images of owned atoms they have no row: a slot names the owner's row and the position of
+ * the image.
+ *
+ * A slot is one directed candidate: row i has the slots first[i] .. first[i+1]-1, in a fixed order.
+ */
+#include "mlff.h"
+
+typedef struct mlff_graph {
+    int32_t n_local, n_all; /* N, A of the input it was made from */
+    int32_t n_owned;        /* rows of owned atoms that take part */
+    int32_t n_rows;         /* owned and ghost rows */
+    int32_t n_structures;
+    int64_t n_slots;
+
+    int32_t *atom_of_row;      /* [n_rows] the caller's atom */
+    int32_t *row_of_atom;      /* [n_all] or -1; an image has its owner's row */
+    int32_t *species;          /* [n_rows] */
+    int32_t *structure_of_row; /* [n_owned] */
+
+    int64_t *first;          /* [n_owned+1] */
+    int32_t *neighbour_row;  /* [n_slots] row whose features arrive through this slot */
+    int32_t *neighbour_atom; /* [n_slots] caller's atom whose position it is (a ghost for an image) */
+    double *shift;           /* [n_slots][3] added to that position, angstrom; NULL with an engine's list */
+
+    /* The transpose: slots that name a row as neighbour, ascending. Sums over it have a fixed order. */
+    int64_t *incoming_first; /* [n_rows+1] */
+    int64_t *incoming;       /* [n_slots] */
+
+    /* capacities of the arrays above, which only grow */
+    size_t capacity_atoms, capacity_rows, capacity_slots, capacity_shift;
+} mlff_graph;
+
+void mlff_graph_free(mlff_graph *graph);
+
+/* Makes the graph from an engine's list (slots are all of the list's neighbours, skin included). */
+mlff_status mlff_graph_from_list(mlff_graph *graph, const mlff_input *input, int n_elements, mlff_error *error);
+
+/* Makes the graph from structures: cell lists, every image within the cutoff, any cell. */
+mlff_status mlff_graph_from_structures(mlff_graph *graph, const mlff_input *input, int n_elements, double cutoff,
+                                       int threads, mlff_error *error);
+
+/* Used by both: room for the arrays, and the transpose once first and neighbour_row are filled. */
+mlff_status mlff_graph_reserve_atoms(mlff_graph *graph, int32_t n_all, int32_t n_rows, mlff_error *error);
+mlff_status mlff_graph_reserve_slots(mlff_graph *graph, int64_t n_slots, int with_shift, mlff_error *error);
+void mlff_graph_transpose(mlff_graph *graph);
+
+#endif
