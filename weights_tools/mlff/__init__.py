@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: MIT
+"""mlff: the tools around the mlff library, and the library from Python.
+
+    import mlff
+    model = mlff.Model("model.safetensors")
+    evaluator = mlff.Evaluator(model, precision="double")
+    result = evaluator.evaluate([mlff.Structure(positions, species, cell, periodic)])
+
+All energies in eV, lengths in angstrom. The physics lives in libmlff.so; nothing of it is repeated here.
+"""
+
+from .errors import ConversionError, LibraryError, MlffError, ModelFileError, UsageError
+
+__version__ = "0.1.0"
+__all__ = [
+    "ConversionError",
+    "Evaluator",
+    "LibraryError",
+    "MlffError",
+    "Model",
+    "ModelFile",
+    "ModelFileError",
+    "Result",
+    "Structure",
+    "UsageError",
+    "library_path",
+    "plugin_path",
+]
+
+_LAZY = {
+    "Evaluator": "_library",
+    "Model": "_library",
+    "Result": "_library",
+    "Structure": "_library",
+    "library_path": "_library",
+    "plugin_path": "_library",
+    "ModelFile": "model_file",
+}
+
+
+def __getattr__(name: str):
+    # loaded on first use: `mlff plugin` must not wait for numpy
+    if name in _LAZY:
+        from importlib import import_module
+
+        return getattr(import_module("." + _LAZY[name], __name__), name)
+    raise AttributeError(f"module 'mlff' has no attribute '{name}'")
