@@ -1,0 +1,110 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# Builds and runs all tests; ./tests/run.sh --help
+set -euo pipefail
+# shellcheck source=tools/environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../tools/environment.sh"
+
+usage() {
+    cat <<'EOF'
+usage: ./tests/run.sh [OPTION]...
+
+Sets up .venv and build/ where needed, builds everything, runs the tests in C (cmocka), Python and LAMMPS, names each
+test that was skipped with the reason, and closes with the line `N passed, N failed, N skipped`.
+The exit status is 0 when something passed and nothing failed.
+
+  --only PARTS        some of c,python,lammps (with commas)
+  --sanitize KIND     the C tests alone, built with the sanitizer `address` or `undefined`
+  --lammps-source     a longer run: build the LAMMPS of Debian's sources and run the LAMMPS tests with it too
+  --fuzz [RUNS]       a longer run: feed the model reader RUNS random files (default 100000); needs clang
+  -k EXPRESSION       of the Python and LAMMPS tests only those that match, as for pytest
+  -h, --help          this text
+
+Tests on other people's checkpoints read the folder MLFF_TEST_DATA (default: ../shared/data beside the checkout) and
+are skipped without it. Those that train need PyTorch: .venv/bin/pip install torch.
+EOF
+}
+
+parts=c,python,lammps
+sanitize='' lammps_source='' fuzz='' select=()
+while [ $# -gt 0 ]; do
+    case $1 in
+    --only)
+        parts=${2:?--only: expected some of c,python,lammps}
+        [[ $parts =~ ^(c|python|lammps)(,(c|python|lammps))*$ ]] || die "--only $parts: expected some of c,python,lammps"
+        shift
+        ;;
+    --sanitize)
+        sanitize=${2:-nothing}
+        [[ $sanitize =~ ^(address|undefined)$ ]] || die "--sanitize $sanitize: expected address or undefined"
+        parts=c
+        shift
+        ;;
+    --lammps-source) lammps_source=yes ;;
+    --fuzz)
+        fuzz=100000
+        if [[ ${2:-} =~ ^[0-9]+$ ]]; then
+            fuzz=$2
+            shift
+        fi
+        ;;
+    -k)
+        select=(-k "${2:?-k: expected an expression}")
+        shift
+        ;;
+    -h | --help)
+        usage
+        exit 0
+        ;;
+    *) die "unknown option '$1'; see ./tests/run.sh --help" ;;
+    esac
+    shift
+done
+
+results=$root/build/test-results
+has_part() { [[ ,$parts, == *,$1,* ]]; }
+
+# Each part leaves a JUnit file and its exit status; tests/totals.py adds them up.
+run_c_tests() {
+    local preset=plugin
+    case $sanitize in
+    address) preset=asan ;;
+    undefined) preset=ubsan ;;
+    esac
+    say "== C tests (preset $preset)"
+    if ! { cmake --preset "$preset" && cmake --build --preset "$preset"; } >"$root/build/$preset.log" 2>&1; then
+        tail -n 40 "$root/build/$preset.log" >&2
+        die "the build of preset $preset failed; all of its output is in build/$preset.log"
+    fi
+    # ctest shortens what it keeps of a test's output unless told otherwise, and the counting needs all of it.
+    record c ctest --preset "$preset" --no-tests=error --test-output-size-passed 10000000 \
+        --test-output-size-failed 10000000 --output-junit "$results/c.xml"
+}
+
+run_pytest() {
+    say "== $1 tests"
+    record "$1" "$venv/bin/python" -m pytest -q "tests/${2:-$1}" "${select[@]}" -o junit_family=xunit2 \
+        --junitxml="$results/$1.xml"
+}
+
+record() {
+    local name=$1 status=0
+    shift
+    "$@" </dev/null || status=$?
+    printf '%s\n' "$status" >"$results/$name.status"
+}
+
+cd "$root"
+setup_environment --tests
+rm -rf "$results"
+mkdir -p "$results"
+export MLFF_LAMMPS_ENV=$venv
+if [ -z "${MLFF_TEST_DATA:-}" ] && [ -d "$root/../shared/data" ]; then
+    MLFF_TEST_DATA=$(cd "$root/../shared/data" && pwd)
+    export MLFF_TEST_DATA
+fi
+
+if has_part c; then run_c_tests; fi
+if has_part python; then run_pytest python; fi
+if has_part lammps; then run_pytest lammps; fi
+"$venv/bin/python" tests/totals.py "$results"
