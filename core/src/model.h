@@ -49,6 +49,8 @@ struct mlff_model {
     const double *atom_shift; /* [n_elements] shift + element energy, eV */
 
     double *storage;         /* all weights above point into it */
+    char *name;              /* info.name */
+    const char **elements;   /* info.elements; the symbols themselves are constants */
     char **metadata;         /* [2 * n_metadata] key, value, key, value ... */
     int n_metadata;
 };
