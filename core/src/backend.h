@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef MLFF_BACKEND_H
+#define MLFF_BACKEND_H
+/*
+ * A backend is this one struct of functions. evaluate.c calls them in the order of one evaluation; a backend keeps
+ * all tensors behind its state. Rows are the graph's rows; l is the interaction, 0 <= l < L.
+ */
+#include "graph.h"
+#include "model.h"
+
+/* rows that the halo callback fills: [n_rows][width] reals */
+typedef struct halo_rows {
+    void *rows;
+    int width;
+} halo_rows;
+
+typedef struct backend {
+    const char *device;    /* "cpu (avx512)" */
+    const char *precision; /* "double" */
+    int real_bytes;
+
+    mlff_status (*create)(const mlff_model *model, int threads, void **state, mlff_error *error);
+    void (*free)(void *state);
+
+    /* Takes positions, keeps the edges within the cutoff, makes room for every tensor of this evaluation. All that can
+     * fail for want of memory or bad numbers fails here, before the first exchange between ranks. */
+    mlff_status (*prepare)(void *state, const mlff_graph *graph, const double *x, int with_reverse, mlff_error *error);
+
+    mlff_status (*first_message_forward)(void *state, mlff_error *error);
+    mlff_status (*context_forward)(void *state, int l, mlff_error *error);
+    halo_rows (*features)(void *state, int l); /* what message_forward gathers */
+    mlff_status (*message_forward)(void *state, int l, mlff_error *error);
+    mlff_status (*update_forward)(void *state, int l, mlff_error *error);
+    mlff_status (*readout_forward)(void *state, mlff_error *error);
+
+    mlff_status (*readout_reverse)(void *state, mlff_error *error);
+    mlff_status (*update_reverse)(void *state, int l, mlff_error *error);
+    halo_rows (*adjoints)(void *state); /* what message_reverse gathers */
+    mlff_status (*message_reverse)(void *state, int l, mlff_error *error);
+    mlff_status (*context_reverse)(void *state, int l, mlff_error *error);
+    mlff_status (*first_message_reverse)(void *state, mlff_error *error);
+
+    /* Edge derivatives to forces and virials; writes what output asks for. Atoms left out get zeros. */
+    mlff_status (*collect)(void *state, mlff_output *output, mlff_error *error);
+
+    size_t (*memory)(const void *state); /* bytes held now */
+    void (*memory_estimate)(const void *state, double *bytes_per_atom, double *bytes_per_neighbour);
+} backend;
+
+/* The CPU backend for a precision and the best instruction set of this machine; NULL: precision not available. */
+const backend *mlff_cpu_backend(mlff_precision precision);
+
+#endif

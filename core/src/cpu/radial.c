@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Edges and radial functions. From the candidates of row i keep d = |r| < rc, r = x_j - x_i (+ shift), u = r/d, and
+ *   fc    = 0.5 (cos(pi d/rc) + 1)
+ *   phi_k = rbf_k(d) fc for k < K, phi_K = fc, so that a filter is W = sum_k Wf[k] phi_k with the bias as Wf[K]
+ *   gaussian rbf_k = exp(-0.5 ((d - o_k)/w_k)^2)        bessel rbf_k = sin(f_k d)/d
+ * Positions are subtracted in double, and (d - o_k)/w_k too: rounded first, the tails of a narrow Gaussian would lose
+ * ten times the precision of single.
+ */
+#include "variant.h"
+
+static inline double separation(const mlff_graph *g, const double *x, int64_t slot, const double *center, double r[3])
+{
+    const double *neighbour = x + 3 * (size_t)g->neighbour_atom[slot];
+    for (int a = 0; a < 3; a++) {
+        r[a] = neighbour[a] - center[a];
+        if (g->shift) r[a] += g->shift[3 * slot + a];
+    }
+    return sqrt(r[0] * r[0] + r[1] * r[1] + r[2] * r[2]);
+}
+
+/* phi and dphi of one edge, written at stride EDGE_BLOCK */
+static void radial_functions(const cpu_weights *w, double d, real *phi, real *dphi)
+{
+    const double argument = M_PI * d / w->cutoff;
+    const real fc = (real)(0.5 * (cos(argument) + 1)), dfc = (real)(-0.5 * M_PI / w->cutoff * sin(argument));
+    for (int k = 0; k < w->K; k++) {
+        real rbf, drbf;
+        if (w->radial == RADIAL_GAUSSIAN) {
+            const real z = (real)((d - w->offset[k]) / w->width[k]);
+            rbf = real_exp((real)-0.5 * z * z);
+            drbf = -z / (real)w->width[k] * rbf;
+        } else {
+            const double sine = sin(w->frequency[k] * d), cosine = cos(w->frequency[k] * d);
+            rbf = (real)(sine / d);
+            drbf = (real)((w->frequency[k] * cosine - sine / d) / d);
+        }
+        phi[k * EDGE_BLOCK] = rbf * fc;
+        dphi[k * EDGE_BLOCK] = drbf * fc + rbf * dfc;
+    }
+    phi[w->K * EDGE_BLOCK] = fc;
+    dphi[w->K * EDGE_BLOCK] = dfc;
+}
+
+/* A number of the wrong kind gives a distance that is not finite; which of the two atoms has it? */
+static int atom_with_bad_position(const double *x, int i, int j)
+{
+    for (int a = 0; a < 3; a++)
+        if (!isfinite(x[3 * (size_t)i + a])) return i;
+    return j;
+}
+
+static mlff_status report_row(const cpu_state *s, const double *x, int64_t row, mlff_error *error)
+{
+    const mlff_graph *g = s->graph;
+    const int i = g->atom_of_row[row];
+    const double *center = x + 3 * (size_t)i;
+    if (!isfinite(center[0]) || !isfinite(center[1]) || !isfinite(center[2]))
+        return mlff_fail(error, MLFF_ERROR_NUMERICS, "atom index %d: position (%g, %g, %g), expected finite numbers", i,
+                         center[0], center[1], center[2]);
+    for (int64_t slot = g->first[row]; slot < g->first[row + 1]; slot++) {
+        double r[3], d = separation(g, x, slot, center, r);
+        const int j = g->neighbour_atom[slot];
+        if (!isfinite(d)) {
+            const int bad = atom_with_bad_position(x, i, j);
+            return mlff_fail(error, MLFF_ERROR_NUMERICS, "atom index %d: position (%g, %g, %g), expected finite numbers",
+                             bad, x[3 * (size_t)bad], x[3 * (size_t)bad + 1], x[3 * (size_t)bad + 2]);
+        }
+        if (d == 0)
+            return mlff_fail(error, MLFF_ERROR_NUMERICS,
+                             "atom index %d and atom index %d: at the same place (%g, %g, %g), expected a distance above 0",
+                             i, j, center[0], center[1], center[2]);
+    }
+    return mlff_fail(error, MLFF_ERROR_NUMERICS, "atom index %d: its neighbours' distances are not usable", i);
+}
+
+/* Counts each row's edges; fails naming the first row that has a distance of 0 or one that is not finite. */
+static mlff_status count_edges(cpu_state *s, const double *x, mlff_error *error)
+{
+    const mlff_graph *g = s->graph;
+    const double cutoff = s->w.cutoff;
+    int64_t bad = s->N;
+#pragma omp parallel for schedule(static) num_threads(s->threads) reduction(min : bad)
+    for (int64_t i = 0; i < s->N; i++) {
+        const double *center = x + 3 * (size_t)g->atom_of_row[i];
+        int64_t count = 0;
+        int good = isfinite(center[0]) && isfinite(center[1]) && isfinite(center[2]);
+        for (int64_t slot = g->first[i]; slot < g->first[i + 1]; slot++) {
+            double r[3], d = separation(g, x, slot, center, r);
+            good &= d > 0 && d < INFINITY;
+            count += d < cutoff;
+        }
+        s->edge_count[i] = count;
+        if (!good && i < bad) bad = i;
+    }
+    return bad < s->N ? report_row(s, x, bad, error) : MLFF_OK;
+}
+
+static mlff_status place_edges(cpu_state *s, mlff_error *error)
+{
+    const size_t E = (size_t)s->E, functions = (size_t)s->w.K + 1, reverse = s->with_reverse ? 1 : 0;
+    const tensor_row table[] = {
+        {&s->edge_row, E, sizeof(int32_t), "edge rows"},
+        {&s->edge_slot, E, sizeof(int64_t), "edge slots"},
+        {&s->edge_u, E * 3, sizeof(real), "edge directions"},
+        {&s->edge_d, E, sizeof(real), "edge distances"},
+        {&s->phi, E * functions, sizeof(real), "radial functions"},
+        {&s->dphi, E * functions * reverse, sizeof(real), "derivatives of radial functions"},
+        {&s->edge_d_adj, E * reverse, sizeof(real), "distance adjoints"},
+        {&s->edge_u_adj, E * 3 * reverse, sizeof(real), "direction adjoints"},
+        {&s->slot_edge, (size_t)s->graph->n_slots * reverse, sizeof(int64_t), "edges of slots"},
+        {&s->slot_gradient, (size_t)s->graph->n_slots * 3 * reverse, sizeof(double), "edge gradients"},
+    };
+    return mlff_arena_place(&s->edges, table, sizeof table / sizeof table[0], error);
+}
+
+/* Row i's edges, in the order of its slots, then padding up to whole blocks. */
+static void fill_row(cpu_state *s, const double *x, int64_t i, real *unwanted)
+{
+    const mlff_graph *g = s->graph;
+    const int functions = s->w.K + 1;
+    const double *center = x + 3 * (size_t)g->atom_of_row[i];
+    int64_t e = s->edge_first[i];
+    for (int64_t slot = g->first[i]; slot < g->first[i + 1]; slot++) {
+        double r[3], d = separation(g, x, slot, center, r);
+        if (s->with_reverse) {
+            memset(s->slot_gradient + 3 * slot, 0, 3 * sizeof(double));
+            s->slot_edge[slot] = d < s->w.cutoff ? e : -1;
+        }
+        if (!(d < s->w.cutoff)) continue;
+        s->edge_row[e] = g->neighbour_row[slot];
+        s->edge_slot[e] = slot;
+        s->edge_d[e] = (real)d;
+        for (int a = 0; a < 3; a++) s->edge_u[3 * e + a] = (real)(r[a] / d);
+        const size_t block = (size_t)(e / EDGE_BLOCK) * functions * EDGE_BLOCK + e % EDGE_BLOCK;
+        radial_functions(&s->w, d, s->phi + block, s->dphi ? s->dphi + block : unwanted);
+        e++;
+    }
+    const int64_t first = s->edge_first[i], edges = s->edge_first[i + 1] - first;
+    if (s->with_reverse) {
+        memset(s->edge_d_adj + first, 0, (size_t)edges * sizeof(real));
+        memset(s->edge_u_adj + 3 * first, 0, 3 * (size_t)edges * sizeof(real));
+    }
+    for (; e < s->edge_first[i + 1]; e++) {
+        s->edge_row[e] = (int32_t)i;
+        s->edge_slot[e] = -1;
+        s->edge_d[e] = 1;
+        for (int a = 0; a < 3; a++) s->edge_u[3 * e + a] = 0;
+        const size_t block = (size_t)(e / EDGE_BLOCK) * functions * EDGE_BLOCK + e % EDGE_BLOCK;
+        for (int k = 0; k < functions; k++) {
+            s->phi[block + k * EDGE_BLOCK] = 0;
+            if (s->dphi) s->dphi[block + k * EDGE_BLOCK] = 0;
+        }
+    }
+}
+
+mlff_status cpu_radial_forward(cpu_state *s, const double *x, mlff_error *error)
+{
+    const tensor_row counts[] = {
+        {&s->edge_count, (size_t)s->N, sizeof(int64_t), "edge counts"},
+        {&s->edge_first, (size_t)s->N + 1, sizeof(int64_t), "first edges"},
+    };
+    MLFF_TRY(mlff_arena_place(&s->counts, counts, 2, error));
+    MLFF_TRY(count_edges(s, x, error));
+    s->edge_first[0] = 0;
+    s->max_row_edges = 0;
+    for (int64_t i = 0; i < s->N; i++) {
+        int64_t whole = (s->edge_count[i] + EDGE_BLOCK - 1) / EDGE_BLOCK * EDGE_BLOCK;
+        s->edge_first[i + 1] = s->edge_first[i] + whole;
+        if (whole > s->max_row_edges) s->max_row_edges = whole;
+    }
+    s->E = s->edge_first[s->N];
+    MLFF_TRY(place_edges(s, error));
+
+#pragma omp parallel num_threads(s->threads)
+    {
+        real unwanted[(256 + 1) * EDGE_BLOCK]; /* derivatives that nobody asked for; K <= 256 */
+#pragma omp for schedule(dynamic, 64)
+        for (int64_t i = 0; i < s->N; i++) fill_row(s, x, i, unwanted);
+    }
+    return MLFF_OK;
+}

@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * One evaluation, once for every backend and every caller: graph, layers forward, layers in reverse, forces.
+ */
+#include "backend.h"
+#include "status.h"
+
+#include <stdlib.h>
+#include <string.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+struct mlff_evaluator {
+    const mlff_model *model;
+    const backend *backend;
+    void *state;
+    mlff_graph graph;
+    int graph_is_list; /* the graph was made from a neighbour list and may be used again */
+    mlff_evaluator_info info;
+};
+
+/* A layer runs only while all is well; exchanges happen all the same, so that no rank waits for one that failed. */
+#define LAYER(call)                                                                                                    \
+    do {                                                                                                               \
+        if (status == MLFF_OK) status = (call);                                                                        \
+    } while (0)
+
+static mlff_status exchange(const mlff_halo *halo, const mlff_graph *graph, halo_rows h, int real_bytes,
+                            mlff_status status, mlff_error *error)
+{
+    if (!halo) return status;
+    int failed = halo->forward(halo->context, h.rows, h.width, real_bytes, graph->row_of_atom);
+    if (failed && status == MLFF_OK)
+        return mlff_fail(error, MLFF_ERROR_HALO, "the halo exchange of %d values an atom failed with code %d", h.width,
+                         failed);
+    return status;
+}
+
+/* The sequence of one evaluation. */
+static mlff_status run_layers(mlff_evaluator *e, const mlff_halo *halo, int with_reverse, mlff_error *error)
+{
+    const backend *b = e->backend;
+    void *state = e->state;
+    const int L = e->model->info.interactions;
+    mlff_status status = MLFF_OK;
+
+    LAYER(b->first_message_forward(state, error)); /* v = 0 and s is the embedding: needs species only, no exchange */
+    LAYER(b->update_forward(state, 0, error));
+    for (int l = 1; l < L; l++) {
+        LAYER(b->context_forward(state, l, error));
+        status = exchange(halo, &e->graph, b->features(state, l), b->real_bytes, status, error);
+        LAYER(b->message_forward(state, l, error));
+        LAYER(b->update_forward(state, l, error));
+    }
+    LAYER(b->readout_forward(state, error));
+    if (!with_reverse) return status;
+
+    LAYER(b->readout_reverse(state, error));
+    for (int l = L - 1; l >= 1; l--) {
+        LAYER(b->update_reverse(state, l, error));
+        status = exchange(halo, &e->graph, b->adjoints(state), b->real_bytes, status, error);
+        LAYER(b->message_reverse(state, l, error));
+        LAYER(b->context_reverse(state, l, error));
+    }
+    LAYER(b->update_reverse(state, 0, error));
+    LAYER(b->first_message_reverse(state, error));
+    return status;
+}
+
+static mlff_status check_input(const mlff_input *in, const mlff_output *out, mlff_error *error)
+{
+    if (!in || !out) return mlff_fail(error, MLFF_ERROR_ARGUMENT, "mlff_evaluate: input and output must not be NULL");
+    if (in->n_local < 0 || in->n_all < in->n_local)
+        return mlff_fail(error, MLFF_ERROR_ARGUMENT, "input: n_local %d and n_all %d, expected 0 <= n_local <= n_all",
+                         (int)in->n_local, (int)in->n_all);
+    if ((in->neighbours != NULL) == (in->structures != NULL))
+        return mlff_fail(error, MLFF_ERROR_ARGUMENT, "input: %s, expected exactly one of neighbours and structures",
+                         in->neighbours ? "both neighbours and structures given" : "neither neighbours nor structures given");
+    if (in->n_all > 0 && (!in->x || !in->species))
+        return mlff_fail(error, MLFF_ERROR_ARGUMENT, "input: %s is NULL, expected [%d] atoms",
+                         in->x ? "species" : "x", (int)in->n_all);
+    if (in->structures && in->halo)
+        return mlff_fail(error, MLFF_ERROR_ARGUMENT, "input: a halo goes with neighbours, not with structures");
+    return MLFF_OK;
+}
+
+static mlff_status update_graph(mlff_evaluator *e, const mlff_input *in, mlff_error *error)
+{
+    const int n_elements = e->model->info.n_elements;
+    if (in->structures) {
+        e->graph_is_list = 0;
+        return mlff_graph_from_structures(&e->graph, in, n_elements, e->model->info.cutoff, e->info.threads, error);
+    }
+    if (in->neighbours->rebuilt || !e->graph_is_list) {
+        e->graph_is_list = 0;
+        MLFF_TRY(mlff_graph_from_list(&e->graph, in, n_elements, error));
+        e->graph_is_list = 1;
+        return MLFF_OK;
+    }
+    if (in->n_local != e->graph.n_local || in->n_all != e->graph.n_all)
+        return mlff_fail(error, MLFF_ERROR_ARGUMENT,
+                         "neighbour list: %d owned of %d atoms, but %d of %d when it was rebuilt; expected the same numbers",
+                         (int)in->n_local, (int)in->n_all, (int)e->graph.n_local, (int)e->graph.n_all);
+    return MLFF_OK;
+}
+
+/* All ranks go on together or stop together. */
+static mlff_status agree(const mlff_halo *halo, mlff_status status, mlff_error *error)
+{
+    if (!halo || !halo->agree) return status;
+    int worst = halo->agree(halo->context, (int)status);
+    if (status == MLFF_OK && worst != MLFF_OK)
+        return mlff_fail(error, MLFF_ERROR_ELSEWHERE, "another rank reported: %s", mlff_status_name((mlff_status)worst));
+    return status;
+}
+
+static mlff_status prepare(mlff_evaluator *e, const mlff_input *in, const mlff_output *out, int with_reverse,
+                           mlff_error *error)
+{
+    MLFF_TRY(check_input(in, out, error));
+    MLFF_TRY(update_graph(e, in, error));
+    return e->backend->prepare(e->state, &e->graph, in->x, with_reverse, error);
+}
+
+mlff_status mlff_evaluate(mlff_evaluator *e, const mlff_input *in, mlff_output *out, mlff_error *error)
+{
+    if (!e) return mlff_fail(error, MLFF_ERROR_ARGUMENT, "mlff_evaluate: the evaluator is NULL");
+    const mlff_halo *halo = in ? in->halo : NULL;
+    int with_reverse = out && (out->forces || out->virial || out->atom_virial);
+
+    mlff_status status = prepare(e, in, out, with_reverse, error);
+    if (agree(halo, status, error) != MLFF_OK) return status != MLFF_OK ? status : MLFF_ERROR_ELSEWHERE;
+    status = run_layers(e, halo, with_reverse, error);
+    LAYER(e->backend->collect(e->state, out, error));
+    return agree(halo, status, error);
+}
+
+mlff_status mlff_evaluator_create(const mlff_model *model, const mlff_options *options, mlff_evaluator **evaluator,
+                                  mlff_error *error)
+{
+    if (!evaluator) return mlff_fail(error, MLFF_ERROR_ARGUMENT, "mlff_evaluator_create: evaluator is NULL");
+    *evaluator = NULL;
+    if (!model) return mlff_fail(error, MLFF_ERROR_ARGUMENT, "mlff_evaluator_create: the model is NULL");
+    mlff_options o = options ? *options : (mlff_options){0};
+    if (o.device == MLFF_DEVICE_CUDA)
+        return mlff_fail(error, MLFF_ERROR_DEVICE, "device cuda: this build has no CUDA backend; use device cpu or auto");
+    if (o.device != MLFF_DEVICE_AUTO && o.device != MLFF_DEVICE_CPU)
+        return mlff_fail(error, MLFF_ERROR_ARGUMENT, "device %d: expected auto, cpu or cuda", (int)o.device);
+    if (o.precision == MLFF_PRECISION_MIXED)
+        return mlff_fail(error, MLFF_ERROR_UNSUPPORTED, "precision mixed: not available on the CPU; use single or double");
+    if (o.precision == MLFF_PRECISION_DEFAULT) o.precision = MLFF_PRECISION_DOUBLE;
+    if (o.threads < 0 || o.threads > 4096)
+        return mlff_fail(error, MLFF_ERROR_ARGUMENT, "threads %d: expected 0 (all) to 4096", o.threads);
+    int threads = o.threads;
+#ifdef _OPENMP
+    if (threads == 0) threads = omp_get_max_threads();
+#endif
+    if (threads == 0) threads = 1;
+    const backend *b = mlff_cpu_backend(o.precision);
+    if (!b) return mlff_fail(error, MLFF_ERROR_ARGUMENT, "precision %d: expected double, single or mixed", (int)o.precision);
+
+    mlff_evaluator *e = calloc(1, sizeof *e);
+    if (!e) return mlff_fail(error, MLFF_ERROR_MEMORY, "out of memory: %zu bytes for an evaluator", sizeof *e);
+    e->model = model;
+    e->backend = b;
+    mlff_status status = b->create(model, threads, &e->state, error);
+    if (status != MLFF_OK) {
+        mlff_evaluator_free(e);
+        return status;
+    }
+    e->info = (mlff_evaluator_info){.device = b->device, .precision = b->precision, .threads = threads,
+                                    .real_bytes = b->real_bytes, .halo_width = b->features(e->state, 0).width};
+    b->memory_estimate(e->state, &e->info.bytes_per_atom, &e->info.bytes_per_neighbour);
+    *evaluator = e;
+    return MLFF_OK;
+}
+
+void mlff_evaluator_free(mlff_evaluator *e)
+{
+    if (!e) return;
+    if (e->state) e->backend->free(e->state);
+    mlff_graph_free(&e->graph);
+    free(e);
+}
+
+const mlff_evaluator_info *mlff_evaluator_get_info(const mlff_evaluator *e)
+{
+    return &e->info;
+}
+
+size_t mlff_evaluator_get_memory(const mlff_evaluator *e)
+{
+    const mlff_graph *g = &e->graph;
+    return e->backend->memory(e->state) + g->capacity_atoms * 4 + g->capacity_rows * 24 + g->capacity_slots * 16 +
+           g->capacity_shift * 24;
+}
