@@ -35,9 +35,16 @@ typedef struct mlff_graph {
 
     /* capacities of the arrays above, which only grow */
     size_t capacity_atoms, capacity_rows, capacity_slots, capacity_shift;
+
+    /* room of mlff_graph_from_structures, kept because it is called at every step */
+    void *scratch;
+    size_t capacity_scratch; /* bytes */
 } mlff_graph;
 
 void mlff_graph_free(mlff_graph *graph);
+
+/* Both makers include the transpose. A graph begins as zeros and may be made again, also after a failure, which
+ * leaves it empty. */
 
 /* Makes the graph from an engine's list (slots are all of the list's neighbours, skin included). */
 mlff_status mlff_graph_from_list(mlff_graph *graph, const mlff_input *input, int n_elements, mlff_error *error);
@@ -46,7 +53,10 @@ mlff_status mlff_graph_from_list(mlff_graph *graph, const mlff_input *input, int
 mlff_status mlff_graph_from_structures(mlff_graph *graph, const mlff_input *input, int n_elements, double cutoff,
                                        int threads, mlff_error *error);
 
-/* Used by both: room for the arrays, and the transpose once first and neighbour_row are filled. */
+/* Used by both: the check of counts, positions' pointer and species; room for the arrays (what is in the arrays of
+ * atoms and rows survives, what is in those of slots does not); the transpose once first and neighbour_row are
+ * filled. */
+mlff_status mlff_graph_check_atoms(const mlff_input *input, int n_elements, mlff_error *error);
 mlff_status mlff_graph_reserve_atoms(mlff_graph *graph, int32_t n_all, int32_t n_rows, mlff_error *error);
 mlff_status mlff_graph_reserve_slots(mlff_graph *graph, int64_t n_slots, int with_shift, mlff_error *error);
 void mlff_graph_transpose(mlff_graph *graph);

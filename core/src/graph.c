@@ -1,0 +1,363 @@
+/* SPDX-License-Identifier: MIT */
+#include "graph.h"
+
+#include "status.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* What row_of_atom holds besides rows; only ROW_NONE is left when a graph is finished. */
+enum { ROW_NONE = -1, ROW_LEFT_OUT = -2, ROW_GHOST = -3 };
+
+static void clear(mlff_graph *graph)
+{
+    graph->n_local = graph->n_all = graph->n_owned = graph->n_rows = graph->n_structures = 0;
+    graph->n_slots = 0;
+}
+
+void mlff_graph_free(mlff_graph *graph)
+{
+    if (!graph) return;
+    free(graph->atom_of_row);
+    free(graph->row_of_atom);
+    free(graph->species);
+    free(graph->structure_of_row);
+    free(graph->first);
+    free(graph->neighbour_row);
+    free(graph->neighbour_atom);
+    free(graph->shift);
+    free(graph->incoming_first);
+    free(graph->incoming);
+    free(graph->scratch);
+    memset(graph, 0, sizeof *graph);
+}
+
+/* ------------------------------------------------------------------------------------------ room */
+
+static mlff_status no_room(mlff_error *error, size_t count, size_t size, const char *what)
+{
+    return mlff_fail(error, MLFF_ERROR_MEMORY, "neighbour graph: no memory for %.0f bytes (%zu %s)",
+                     (double)count * (double)size, count, what);
+}
+
+static size_t grown(size_t capacity, size_t needed)
+{
+    size_t larger = capacity + capacity / 2;
+    return larger > needed ? larger : needed;
+}
+
+/* Resizes an array and keeps its contents; the old array stays valid when there is no room.
+ * `pointer` is the address of any object pointer, copied as bytes because void ** cannot stand for all of them. */
+static mlff_status resize(void *pointer, size_t count, size_t size, const char *what, mlff_error *error)
+{
+    void *array;
+    memcpy(&array, pointer, sizeof array);
+    array = count <= SIZE_MAX / size ? realloc(array, count * size) : NULL;
+    if (!array) return no_room(error, count, size, what);
+    memcpy(pointer, &array, sizeof array);
+    return MLFF_OK;
+}
+
+/* The same without the contents, so that nothing is copied. */
+static mlff_status replace(void *pointer, size_t count, size_t size, const char *what, mlff_error *error)
+{
+    void *array;
+    memcpy(&array, pointer, sizeof array);
+    free(array);
+    array = count <= SIZE_MAX / size ? malloc(count * size) : NULL;
+    memcpy(pointer, &array, sizeof array);
+    return array ? MLFF_OK : no_room(error, count, size, what);
+}
+
+mlff_status mlff_graph_reserve_atoms(mlff_graph *graph, int32_t n_all, int32_t n_rows, mlff_error *error)
+{
+    /* never 0, so that the arrays of an empty graph are not NULL */
+    size_t atoms = n_all > 0 ? (size_t)n_all : 1;
+    size_t rows = n_rows > 0 ? (size_t)n_rows : 1;
+
+    if (atoms > graph->capacity_atoms) {
+        atoms = grown(graph->capacity_atoms, atoms);
+        MLFF_TRY(resize(&graph->row_of_atom, atoms, sizeof(int32_t), "atoms", error));
+        graph->capacity_atoms = atoms;
+    }
+    if (rows > graph->capacity_rows) {
+        rows = grown(graph->capacity_rows, rows);
+        MLFF_TRY(resize(&graph->atom_of_row, rows, sizeof(int32_t), "rows", error));
+        MLFF_TRY(resize(&graph->species, rows, sizeof(int32_t), "rows", error));
+        MLFF_TRY(resize(&graph->structure_of_row, rows, sizeof(int32_t), "rows", error));
+        MLFF_TRY(resize(&graph->first, rows + 1, sizeof(int64_t), "rows", error));
+        MLFF_TRY(resize(&graph->incoming_first, rows + 1, sizeof(int64_t), "rows", error));
+        graph->capacity_rows = rows;
+    }
+    return MLFF_OK;
+}
+
+mlff_status mlff_graph_reserve_slots(mlff_graph *graph, int64_t n_slots, int with_shift, mlff_error *error)
+{
+    size_t slots = n_slots > 0 ? (size_t)n_slots : 1;
+
+    if (slots > graph->capacity_slots) {
+        size_t count = grown(graph->capacity_slots, slots);
+        graph->capacity_slots = 0; /* a failure below leaves some of them freed */
+        MLFF_TRY(replace(&graph->neighbour_row, count, sizeof(int32_t), "neighbours", error));
+        MLFF_TRY(replace(&graph->neighbour_atom, count, sizeof(int32_t), "neighbours", error));
+        MLFF_TRY(replace(&graph->incoming, count, sizeof(int64_t), "neighbours", error));
+        graph->capacity_slots = count;
+    }
+    if (!with_shift) { /* NULL is how a reader knows that there are none */
+        free(graph->shift);
+        graph->shift = NULL;
+        graph->capacity_shift = 0;
+    } else if (slots > graph->capacity_shift) {
+        size_t count = grown(graph->capacity_shift, slots);
+        graph->capacity_shift = 0;
+        MLFF_TRY(replace(&graph->shift, count, 3 * sizeof(double), "shifts of neighbours", error));
+        graph->capacity_shift = count;
+    }
+    return MLFF_OK;
+}
+
+/* ------------------------------------------------------------------------------------- transpose */
+
+/* A counting sort. While it fills, incoming_first[r] walks from the first slot of row r to that of row r+1. */
+void mlff_graph_transpose(mlff_graph *graph)
+{
+    int64_t *first = graph->incoming_first;
+    memset(first, 0, ((size_t)graph->n_rows + 1) * sizeof *first);
+    for (int64_t slot = 0; slot < graph->n_slots; ++slot)
+        ++first[graph->neighbour_row[slot] + 1];
+    for (int32_t row = 0; row < graph->n_rows; ++row)
+        first[row + 1] += first[row];
+
+    for (int64_t slot = 0; slot < graph->n_slots; ++slot)
+        graph->incoming[first[graph->neighbour_row[slot]]++] = slot;
+    for (int32_t row = graph->n_rows; row > 0; --row)
+        first[row] = first[row - 1];
+    first[0] = 0;
+}
+
+/* ---------------------------------------------------------------------------------------- checks */
+
+mlff_status mlff_graph_check_atoms(const mlff_input *input, int n_elements, mlff_error *error)
+{
+    if (input->n_local < 0) {
+        return mlff_fail(error, MLFF_ERROR_ARGUMENT, "n_local: found %d, expected 0 or more", input->n_local);
+    }
+    if (input->n_all < input->n_local) {
+        return mlff_fail(error, MLFF_ERROR_ARGUMENT, "n_all: found %d, expected n_local = %d or more", input->n_all,
+                         input->n_local);
+    }
+    if (input->n_all > 0 && !input->x) {
+        return mlff_fail(error, MLFF_ERROR_ARGUMENT, "x: found NULL, expected positions of %d atoms", input->n_all);
+    }
+    if (input->n_all > 0 && !input->species) {
+        return mlff_fail(error, MLFF_ERROR_ARGUMENT, "species: found NULL, expected species of %d atoms", input->n_all);
+    }
+    for (int32_t atom = 0; atom < input->n_all; ++atom) {
+        int32_t species = input->species[atom];
+        if (species < -1 || species >= n_elements) {
+            return mlff_fail(error, MLFF_ERROR_ARGUMENT,
+                             "atom index %d: found species %d, expected -1 (left out) to %d", atom, species,
+                             n_elements - 1);
+        }
+    }
+    return MLFF_OK;
+}
+
+/* Ghosts as images of owned atoms: an edge would lose its way back if image and owner were not the same atom. */
+static mlff_status check_owner(const mlff_input *input, const int32_t *owner, mlff_error *error)
+{
+    for (int32_t atom = 0; atom < input->n_local; ++atom) {
+        if (owner[atom] != atom) {
+            return mlff_fail(error, MLFF_ERROR_ARGUMENT, "atom index %d: found owner %d, expected %d (it is owned)",
+                             atom, owner[atom], atom);
+        }
+    }
+    for (int32_t atom = input->n_local; atom < input->n_all; ++atom) {
+        if (owner[atom] < 0 || owner[atom] >= input->n_local) {
+            return mlff_fail(error, MLFF_ERROR_ARGUMENT,
+                             "atom index %d: found owner %d, expected an owned atom, 0 to %d", atom, owner[atom],
+                             input->n_local - 1);
+        }
+        if (input->species[atom] != input->species[owner[atom]]) {
+            return mlff_fail(error, MLFF_ERROR_ARGUMENT,
+                             "atom index %d: found species %d, expected %d as its owner, atom index %d, has", atom,
+                             input->species[atom], input->species[owner[atom]], owner[atom]);
+        }
+    }
+    return MLFF_OK;
+}
+
+static mlff_status check_list(const mlff_input *input, mlff_error *error)
+{
+    const mlff_neighbour_list *list = input->neighbours;
+    if (!list) {
+        return mlff_fail(error, MLFF_ERROR_ARGUMENT, "neighbours: found NULL, expected a neighbour list");
+    }
+    if (list->n_listed < 0 || list->n_listed > input->n_local) {
+        return mlff_fail(error, MLFF_ERROR_ARGUMENT, "neighbours: found n_listed %d, expected 0 to n_local = %d",
+                         list->n_listed, input->n_local);
+    }
+    if (list->n_listed > 0 && (!list->ilist || !list->numneigh || !list->firstneigh)) {
+        return mlff_fail(error, MLFF_ERROR_ARGUMENT,
+                         "neighbours: found NULL for %s, expected an array, because n_listed is %d",
+                         !list->ilist      ? "ilist"
+                         : !list->numneigh ? "numneigh"
+                                           : "firstneigh",
+                         list->n_listed);
+    }
+    if (list->n_listed > 0 && list->index_mask == 0) {
+        return mlff_fail(error, MLFF_ERROR_ARGUMENT,
+                         "neighbours: found index_mask 0, expected the bits of a neighbour that are its index");
+    }
+    if (list->owner) return check_owner(input, list->owner, error);
+    if (input->n_all > input->n_local && !input->halo) {
+        return mlff_fail(error, MLFF_ERROR_ARGUMENT,
+                         "neighbours: found %d ghost atoms with neither owner nor halo, expected one of them",
+                         input->n_all - input->n_local);
+    }
+    return MLFF_OK;
+}
+
+/* ------------------------------------------------------------------------------- an engine's list */
+
+/* Rows of the owned atoms, in the order of the list; images get the rows of their owners. */
+static mlff_status number_owned(mlff_graph *graph, const mlff_input *input, mlff_error *error)
+{
+    const mlff_neighbour_list *list = input->neighbours;
+    int32_t *row_of_atom = graph->row_of_atom;
+    for (int32_t atom = 0; atom < input->n_all; ++atom)
+        row_of_atom[atom] = ROW_NONE;
+
+    graph->n_owned = 0;
+    for (int32_t k = 0; k < list->n_listed; ++k) {
+        int32_t atom = list->ilist[k];
+        if (atom < 0 || atom >= input->n_local) {
+            return mlff_fail(error, MLFF_ERROR_ARGUMENT,
+                             "neighbours: found atom index %d at ilist[%d], expected an owned atom, 0 to %d", atom, k,
+                             input->n_local - 1);
+        }
+        if (row_of_atom[atom] != ROW_NONE) {
+            return mlff_fail(error, MLFF_ERROR_ARGUMENT,
+                             "neighbours: found atom index %d a second time at ilist[%d], expected each atom once",
+                             atom, k);
+        }
+        if (input->species[atom] < 0) {
+            row_of_atom[atom] = ROW_LEFT_OUT;
+            continue;
+        }
+        graph->atom_of_row[graph->n_owned] = atom;
+        graph->structure_of_row[graph->n_owned] = 0;
+        row_of_atom[atom] = graph->n_owned++;
+    }
+    for (int32_t atom = 0; atom < input->n_local; ++atom) {
+        if (row_of_atom[atom] == ROW_LEFT_OUT) row_of_atom[atom] = ROW_NONE;
+    }
+    if (list->owner) {
+        for (int32_t atom = input->n_local; atom < input->n_all; ++atom) {
+            row_of_atom[atom] = row_of_atom[list->owner[atom]];
+        }
+    }
+    return MLFF_OK;
+}
+
+/* Checks one atom's neighbours, counts those that stay and marks the ghosts of other ranks among them. */
+static mlff_status count_neighbours(mlff_graph *graph, const mlff_input *input, int32_t atom, int64_t *count,
+                                    mlff_error *error)
+{
+    const mlff_neighbour_list *list = input->neighbours;
+    const int32_t n = list->numneigh[atom];
+    const int32_t *neighbours = list->firstneigh[atom];
+    *count = 0;
+    if (n < 0) {
+        return mlff_fail(error, MLFF_ERROR_ARGUMENT,
+                         "neighbours of atom index %d: found numneigh %d, expected 0 or more", atom, n);
+    }
+    if (n > 0 && !neighbours) {
+        return mlff_fail(error, MLFF_ERROR_ARGUMENT, "neighbours of atom index %d: found NULL, expected %d neighbours",
+                         atom, n);
+    }
+    for (int32_t k = 0; k < n; ++k) {
+        int32_t neighbour = neighbours[k] & list->index_mask;
+        if (neighbour < 0 || neighbour >= input->n_all) {
+            return mlff_fail(error, MLFF_ERROR_ARGUMENT,
+                             "neighbours of atom index %d: found %d, expected an atom index, 0 to %d", atom, neighbour,
+                             input->n_all - 1);
+        }
+        if (neighbour == atom) {
+            return mlff_fail(error, MLFF_ERROR_ARGUMENT,
+                             "neighbours of atom index %d: found the atom itself, expected other atoms", atom);
+        }
+        int32_t *row = &graph->row_of_atom[neighbour];
+        if (*row == ROW_NONE && neighbour >= input->n_local && !list->owner && input->species[neighbour] >= 0) {
+            *row = ROW_GHOST;
+        }
+        *count += *row != ROW_NONE;
+    }
+    return MLFF_OK;
+}
+
+/* Rows of the ghosts that other ranks own, in ascending order of atoms, after the owned ones. */
+static mlff_status number_ghosts(mlff_graph *graph, const mlff_input *input, mlff_error *error)
+{
+    int32_t n_ghosts = 0;
+    for (int32_t atom = input->n_local; atom < input->n_all; ++atom) {
+        n_ghosts += graph->row_of_atom[atom] == ROW_GHOST;
+    }
+    MLFF_TRY(mlff_graph_reserve_atoms(graph, input->n_all, graph->n_owned + n_ghosts, error));
+
+    graph->n_rows = graph->n_owned;
+    for (int32_t atom = input->n_local; atom < input->n_all && n_ghosts > 0; ++atom) {
+        if (graph->row_of_atom[atom] != ROW_GHOST) continue;
+        graph->atom_of_row[graph->n_rows] = atom;
+        graph->row_of_atom[atom] = graph->n_rows++;
+    }
+    return MLFF_OK;
+}
+
+static mlff_status from_list(mlff_graph *graph, const mlff_input *input, int n_elements, mlff_error *error)
+{
+    MLFF_TRY(mlff_graph_check_atoms(input, n_elements, error));
+    MLFF_TRY(check_list(input, error));
+    const mlff_neighbour_list *list = input->neighbours;
+
+    MLFF_TRY(mlff_graph_reserve_atoms(graph, input->n_all, list->n_listed, error));
+    graph->n_local = input->n_local;
+    graph->n_all = input->n_all;
+    graph->n_structures = 1;
+    MLFF_TRY(number_owned(graph, input, error));
+
+    graph->first[0] = 0;
+    for (int32_t row = 0; row < graph->n_owned; ++row) {
+        int64_t count;
+        MLFF_TRY(count_neighbours(graph, input, graph->atom_of_row[row], &count, error));
+        graph->first[row + 1] = graph->first[row] + count;
+    }
+    MLFF_TRY(number_ghosts(graph, input, error));
+    for (int32_t row = 0; row < graph->n_rows; ++row)
+        graph->species[row] = input->species[graph->atom_of_row[row]];
+
+    MLFF_TRY(mlff_graph_reserve_slots(graph, graph->first[graph->n_owned], 0, error));
+    graph->n_slots = graph->first[graph->n_owned];
+    int64_t slot = 0;
+    for (int32_t row = 0; row < graph->n_owned; ++row) {
+        const int32_t atom = graph->atom_of_row[row];
+        for (int32_t k = 0; k < list->numneigh[atom]; ++k) {
+            int32_t neighbour = list->firstneigh[atom][k] & list->index_mask;
+            if (graph->row_of_atom[neighbour] == ROW_NONE) continue;
+            graph->neighbour_row[slot] = graph->row_of_atom[neighbour];
+            graph->neighbour_atom[slot] = neighbour;
+            ++slot;
+        }
+    }
+    mlff_graph_transpose(graph);
+    return MLFF_OK;
+}
+
+mlff_status mlff_graph_from_list(mlff_graph *graph, const mlff_input *input, int n_elements, mlff_error *error)
+{
+    clear(graph);
+    mlff_status status = from_list(graph, input, n_elements, error);
+    if (status != MLFF_OK) clear(graph);
+    return status;
+}
