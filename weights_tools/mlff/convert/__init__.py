@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: MIT
+"""Checkpoints of other programs to model files, without running anything that those files contain.
+
+archive.py     the bytes of a torch file: zip or the older format, tensors out of storages
+unpickle.py    pickles to plain data: a whitelist of names, everything else is refused by name
+schnetpack.py  SchNetPack 2.x whole-module files     -> ModelFile
+dtu.py         cPaiNN, painn-sli, curator state dictionaries -> ModelFile
+verify.py      evaluates what was written
+"""

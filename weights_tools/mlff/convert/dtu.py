@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: MIT
+"""PaiNN of the Technical University of Denmark: cPaiNN, painn-sli, curator, as state dictionaries.
+
+A file is {"model": state dictionary, "cutoff": .., "optimizer": .., ...}, {"state_dict": ..} or the dictionary itself.
+The edge vector points from the receiving atom i to its neighbour j in all three, as in the model file, so the
+vector biases keep their sign. (With the other direction every vector would change sign, and with it those biases.)
+
+Rows of 3F blocks: message (v, R, s), update (v, sv, s); the update's input is [n, s]. Norms have no epsilon.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from ase.data import chemical_symbols
+
+from ..model_file import ModelFile
+from . import archive
+from .source import MESSAGE_ORDER, UPDATE_ORDER, Conversion, reorder, rows_of_elements, swap_halves
+from .unpickle import Tensor
+
+# Lightning checkpoints of curator hold whole objects beside the dictionary; they are passed over as inert records.
+_RECORDS = frozenset(
+    """
+    NeuralNetworkPotential CallbackModuleList PainnModel PainnMessage PainnUpdate SineBasis CosineCutoff
+    PairwiseDistance BatchNeighborList Strain AtomwiseReduce GradientOutput GlobalRescaleShift PerSpeciesRescaleShift
+    ModelOutput TypeMapper Linear Sequential SiLU Embedding ModuleList MSELoss L1Loss HuberLoss Identity
+    MeanAbsoluteError MeanSquaredError partial Adam AdamW ReduceLROnPlateau LambdaLR ExponentialLR
+    PerAtomMAE PerAtomRMSE DictConfig ListConfig ContainerMetadata Metadata AnyNode StringNode FloatNode IntegerNode
+    BooleanNode
+    """.split()
+)
+_NAMES = frozenset("Any".split())
+VOCABULARY = archive.Vocabulary(
+    packages=("curator", "torch", "omegaconf", "torchmetrics", "functools", "typing"), records=_RECORDS, names=_NAMES
+)
+
+_EMBEDDING = "atom_embedding.weight"
+_UNRELATED = re.compile(r"linear(_magmom|_bader_charge)?\.(weight|bias)\Z")  # other outputs of cPaiNN
+
+
+def convert(path: str | os.PathLike, conversion: Conversion) -> ModelFile:
+    """Reads the checkpoint at path; elements come from the optimizer where conversion has none."""
+    content = archive.load(path, VOCABULARY)
+    state = _State.find(content, conversion)
+    embedding = state.take(_EMBEDDING)
+    if conversion.elements is None:
+        conversion.elements = _trained_elements(content, embedding.shape, conversion)
+    cutoff = _cutoff(content, conversion)
+
+    tensors: dict[str, np.ndarray] = {}
+    tensors["embedding.weight"] = rows_of_elements(conversion, embedding, "embedding")
+    n_interactions = _interactions(state, tensors)
+    state.dense("readout_mlp.0", "readout.0", tensors)
+    state.dense("readout_mlp.2", "readout.1", tensors)
+    n_radial = tensors["message.0.filter.weight"].shape[1]
+    # double: n pi / rc has no exact single-precision value, and a file has one type for all tensors
+    tensors["radial.frequency"] = np.arange(1, n_radial + 1) * np.pi / cutoff
+    scale, shift, element_energies = _normalisation(state, conversion)
+    state.nothing_left()
+    conversion.notes.append(
+        "the file does not name its radial basis and cutoff function; sin(n pi d/rc)/d and the cosine are assumed"
+    )
+    return ModelFile(
+        features=embedding.shape[1],
+        interactions=n_interactions,
+        radial="bessel",
+        radial_functions=n_radial,
+        cutoff=cutoff,
+        epsilon=0.0,
+        vector_bias=True,
+        readout_features=tensors["readout.0.weight"].shape[0],
+        elements=list(conversion.elements),
+        **conversion.energies(scale, shift, element_energies),
+        provenance=conversion.provenance,
+        licence=conversion.licence,
+        tensors=tensors,
+    )
+
+
+@dataclass
+class _State:
+    """The state dictionary; what was taken from it is remembered, so that nothing is passed over in silence."""
+
+    entries: dict[str, Tensor]
+    prefix: str  # of the representation: "", or "model.representation." and the like
+    conversion: Conversion
+    taken: set[str]
+
+    @classmethod
+    def find(cls, content: object, conversion: Conversion) -> _State:
+        """The state dictionary in what the file holds."""
+        candidates = [content]
+        if isinstance(content, dict):
+            candidates += [content[key] for key in ("model", "state_dict", "model_state_dict") if key in content]
+        for candidate in candidates:
+            if not isinstance(candidate, dict) or not all(isinstance(key, str) for key in candidate):
+                continue
+            found = [key for key in candidate if key == _EMBEDDING or key.endswith("." + _EMBEDDING)]
+            if len(found) == 1:
+                entries = {key: value for key, value in candidate.items() if isinstance(value, Tensor)}
+                return cls(entries, found[0][: -len(_EMBEDDING)], conversion, set())
+            if found:
+                raise conversion.fail(f"holds {len(found)} models ({', '.join(found)}), expected one")
+        raise conversion.fail(f"holds no state dictionary with a tensor '{_EMBEDDING}', expected DTU's PaiNN")
+
+    def take(self, name: str) -> np.ndarray:
+        """A float tensor of the representation."""
+        return self._array(self.prefix + name)
+
+    def _array(self, key: str) -> np.ndarray:
+        if key not in self.entries:
+            raise self.conversion.fail(f"tensor '{key}' is missing")
+        self.taken.add(key)
+        array = self.entries[key].array()
+        if array.dtype not in (np.float32, np.float64):
+            raise self.conversion.fail(f"tensor '{key}' has the type {array.dtype}, expected float32 or float64")
+        return array
+
+    def dense(self, source: str, target: str, tensors: dict, order: tuple[str, str] | None = None) -> None:
+        """Copies a Linear layer; `order` = (the blocks of its rows, those wanted)."""
+        weight, bias = self.take(source + ".weight"), self.take(source + ".bias")
+        if weight.ndim != 2 or bias.shape != weight.shape[:1]:
+            raise self.conversion.fail(f"'{source}' has the shapes {list(weight.shape)} and {list(bias.shape)}")
+        if order:
+            if weight.shape[0] % 3:
+                raise self.conversion.fail(f"'{source}.weight' has {weight.shape[0]} rows, expected three blocks")
+            weight, bias = reorder(weight, *order), reorder(bias, *order)
+        tensors[target + ".weight"], tensors[target + ".bias"] = weight, bias
+
+    def number(self, key: str) -> float | None:
+        """The single number (or truth value) in the tensor at the full key; None if there is none."""
+        if key not in self.entries:
+            return None
+        self.taken.add(key)
+        array = self.entries[key].array().reshape(-1)
+        if array.size != 1:
+            raise self.conversion.fail(f"tensor '{key}' has {array.size} elements, expected one number")
+        return float(array[0])
+
+    def keys_ending(self, name: str) -> list[str]:
+        return [key for key in self.entries if key == name or key.endswith("." + name)]
+
+    def table(self, key: str) -> np.ndarray:
+        """A table by atomic number: the elements' part of it."""
+        return rows_of_elements(self.conversion, self._array(key).reshape(-1), f"table '{key}'")
+
+    def nothing_left(self) -> None:
+        for key in self.entries:
+            if key in self.taken:
+                continue
+            if key.startswith(self.prefix) and _UNRELATED.match(key[len(self.prefix) :]):
+                self.conversion.notes.append(f"'{key}' does not enter the energy and is left out")
+            else:
+                raise self.conversion.fail(f"tensor '{key}' is not understood")
+
+
+def _interactions(state: _State, tensors: dict) -> int:
+    """Message and update layers; returns their number."""
+    n_interactions = 0
+    while f"{state.prefix}message_layers.{n_interactions}.filter_layer.weight" in state.entries:
+        layer = n_interactions
+        message, update = f"message_layers.{layer}.", f"update_layers.{layer}."
+        state.dense(message + "filter_layer", f"message.{layer}.filter", tensors, ("v R s", MESSAGE_ORDER))
+        state.dense(message + "scalar_message_mlp.0", f"message.{layer}.context.0", tensors)
+        state.dense(message + "scalar_message_mlp.2", f"message.{layer}.context.1", tensors, ("v R s", MESSAGE_ORDER))
+        state.dense(update + "update_V", f"update.{layer}.V", tensors)
+        state.dense(update + "update_U", f"update.{layer}.U", tensors)
+        state.dense(update + "update_mlp.0", f"update.{layer}.dense.0", tensors)
+        state.dense(update + "update_mlp.2", f"update.{layer}.dense.1", tensors, ("v sv s", UPDATE_ORDER))
+        name = f"update.{layer}.dense.0.weight"
+        if tensors[name].shape[1] % 2:
+            raise state.conversion.fail(f"'{update}update_mlp.0.weight' has an odd number of columns")
+        tensors[name] = swap_halves(tensors[name])
+        n_interactions += 1
+    if not n_interactions:
+        raise state.conversion.fail(f"tensor '{state.prefix}message_layers.0.filter_layer.weight' is missing")
+    return n_interactions
+
+
+def _normalisation(state: _State, conversion: Conversion) -> tuple[float, float, np.ndarray]:
+    """Scale, shift an atom and element energies: painn-sli's and cPaiNN's four buffers, or curator's modules."""
+    scale, shift, element_energies = 1.0, 0.0, np.zeros(len(conversion.elements))
+    on = state.number(state.prefix + "normalization")
+    by_atom = state.number(state.prefix + "atomwise_normalization")
+    deviation = state.number(state.prefix + "normalize_stddev")
+    mean = state.number(state.prefix + "normalize_mean")
+    if on:
+        if deviation is None or mean is None:
+            raise conversion.fail("normalises energies but 'normalize_stddev' or 'normalize_mean' is missing")
+        if not by_atom and mean != 0.0:
+            raise conversion.fail("adds a mean energy that does not grow with the number of atoms, not supported")
+        scale, shift = deviation, mean
+    for key in state.keys_ending("scales") + state.keys_ending("shifts"):
+        values = state.table(key)
+        if key.endswith("shifts"):
+            element_energies += values
+        elif np.all(values == values[0]):
+            scale *= float(values[0])
+        else:
+            raise conversion.fail(f"'{key}' scales the elements differently, which is not supported")
+    for key in state.keys_ending("scale_by"):
+        module = key[: -len("scale_by")]
+        factor, offset = state.number(key), state.number(module + "shift_by") or 0.0
+        if not state.number(module + "atomwise_normalization") and offset != 0.0:
+            raise conversion.fail(f"'{module}shift_by' does not grow with the number of atoms, not supported")
+        scale, shift, element_energies = scale * factor, shift * factor + offset, element_energies * factor
+        with_energies = state.number(module + "shift_by_E0")
+        if module + "atomic_energies" in state.entries:
+            values = state.table(module + "atomic_energies")
+            element_energies = element_energies + (values if with_energies else 0.0)
+    return scale, shift, element_energies
+
+
+def _cutoff(content: object, conversion: Conversion) -> float:
+    """The cutoff radius: painn-sli and cPaiNN write it beside the dictionary."""
+    stored = content.get("cutoff") if isinstance(content, dict) else None
+    if isinstance(stored, Tensor):
+        stored = float(stored.array().reshape(-1)[0])
+    if isinstance(stored, (int, float)) and not isinstance(stored, bool):
+        if conversion.cutoff is not None and conversion.cutoff != stored:
+            raise conversion.fail(f"was made with a cutoff of {stored} angstrom, but --cutoff says {conversion.cutoff}")
+        return float(stored)
+    if conversion.cutoff is None:
+        raise conversion.fail("does not say its cutoff radius, give it with --cutoff")
+    return conversion.cutoff
+
+
+def _trained_elements(content: object, shape: tuple[int, ...], conversion: Conversion) -> list[str]:
+    """Elements whose embedding rows have ever had a gradient: their second moments in Adam's state are not zero."""
+    ask = "give the elements with --elements"
+    moments = []
+    for optimizer in _optimizers(content):
+        states = optimizer.get("state")
+        for entry in states.values() if isinstance(states, dict) else ():
+            moment = entry.get("exp_avg_sq") if isinstance(entry, dict) else None
+            if isinstance(moment, Tensor) and tuple(moment.shape) == tuple(shape):
+                moments.append(moment.array())
+    if len(moments) != 1:
+        raise conversion.fail(f"its optimizer state does not tell which elements were trained, {ask}")
+    rows = np.flatnonzero(np.any(moments[0] != 0, axis=1))
+    # no atom has the number 0; where weight decay is added to the gradient every row moves
+    if rows.size == 0 or rows[0] == 0 or rows[-1] >= len(chemical_symbols):
+        raise conversion.fail(f"its optimizer state does not tell which elements were trained, {ask}")
+    elements = [chemical_symbols[row] for row in rows]
+    conversion.notes.append(f"elements from the optimizer state: {' '.join(elements)}")
+    return elements
+
+
+def _optimizers(content: object) -> list[dict]:
+    if not isinstance(content, dict):
+        return []
+    found = [content.get("optimizer")] + list(content.get("optimizer_states") or [])
+    return [optimizer for optimizer in found if isinstance(optimizer, dict)]
