@@ -83,8 +83,8 @@ make_venv() {
 
 pip_install() {
     if ! "$venv/bin/python" -m pip --disable-pip-version-check install "$@" >>"$setup_log" 2>&1; then
-        grep -v -E '^\s*$' "$setup_log" | tail -n 15 >&2
-        if grep -q -E 'NewConnectionError|ConnectTimeout|name resolution|No matching distribution' "$setup_log"; then
+        grep -v -E '^\s*$' "$setup_log" | tail -n 4 | cut -c1-300 >&2
+        if grep -q -E 'NewConnectionError|ConnectTimeout|Could not fetch URL|No matching distribution' "$setup_log"; then
             die "pip did not reach its package index, which it needs for: $*. With a network, run this again. ($setup_log)"
         fi
         die "'pip install $*' failed; its output is in $setup_log."
