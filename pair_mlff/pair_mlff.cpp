@@ -1,0 +1,317 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "pair_mlff.h"
+
+#include "mlff.h"
+
+#include "atom.h"
+#include "comm.h"
+#include "error.h"
+#include "force.h"
+#include "memory.h"
+#include "neighbor.h"
+#include "update.h"
+#include "utils.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+/* With Open MPI these are variables of its library. Weak references let the plugin load beside another MPI, so that
+ * plugin.cpp can refuse with a sentence instead of the dynamic linker with a symbol's name. */
+#ifdef OPEN_MPI
+#pragma weak ompi_mpi_op_min
+#pragma weak ompi_mpi_int
+#pragma weak ompi_mpi_int64_t
+#pragma weak ompi_mpi_char
+#endif
+
+using namespace LAMMPS_NS;
+
+static const char *const DEVICE_NAMES[] = {"auto", "cpu", "cuda"};
+static const char *const PRECISION_NAMES[] = {"default", "double", "single", "mixed"};
+
+PairMLFF::PairMLFF(LAMMPS *host) :
+    Pair(host), device(MLFF_DEVICE_AUTO), precision(MLFF_PRECISION_DEFAULT), threads(0), evaluator_is_stale(true),
+    model(nullptr), evaluator(nullptr), cutoff(0.0), energy_unit(1.0), seen{}, capacity_atoms(0), capacity_virial(0),
+    species(nullptr), owner(nullptr), relay_row(nullptr), forces(nullptr), atom_virial(nullptr), halo{},
+    reverse_virial(false)
+{
+    single_enable = 0;
+    restartinfo = 0;
+    one_coeff = 1;
+    manybody_flag = 1;
+    no_virial_fdotr_compute = 1;
+    centroidstressflag = CENTROID_AVAIL;
+}
+
+PairMLFF::~PairMLFF()
+{
+    if (copymode) return;
+    mlff_evaluator_free(evaluator);
+    mlff_model_free(model);
+    memory->sfree(species);
+    memory->sfree(owner);
+    memory->sfree(relay_row);
+    memory->sfree(forces);
+    memory->sfree(atom_virial);
+    memory->sfree(halo.relay);
+    if (allocated) {
+        memory->destroy(setflag);
+        memory->destroy(cutsq);
+    }
+}
+
+/* Every rank calls this with its own status; if any failed, all stop with the sentence of the lowest rank that has
+ * one of its own. */
+void PairMLFF::stop_together(int status, const std::string &message)
+{
+    const int well = comm->nprocs + 1, failed_elsewhere = comm->nprocs;
+    int mine = status == MLFF_OK ? well : status == MLFF_ERROR_ELSEWHERE ? failed_elsewhere : comm->me, lowest;
+    MPI_Allreduce(&mine, &lowest, 1, MPI_INT, MPI_MIN, world);
+    if (lowest == well) return;
+
+    char sentence[sizeof(mlff_error)];
+    std::snprintf(sentence, sizeof sentence, "%s", message.c_str());
+    MPI_Bcast(sentence, sizeof sentence, MPI_CHAR, lowest == failed_elsewhere ? 0 : lowest, world);
+    error->all(FLERR, std::string(sentence));
+}
+
+/* ------------------------------------------------------------------------------------------ commands */
+
+static int index_of(const char *word, const char *const *names, int first, int n)
+{
+    for (int i = first; i < n; ++i)
+        if (!std::strcmp(word, names[i])) return i;
+    return -1;
+}
+
+void PairMLFF::settings(int narg, char **arg)
+{
+    int new_device = MLFF_DEVICE_AUTO, new_precision = MLFF_PRECISION_DEFAULT, new_threads = 0;
+    for (int i = 0; i < narg; i += 2) {
+        const std::string keyword = arg[i];
+        if (keyword != "device" && keyword != "precision" && keyword != "threads")
+            error->all(FLERR, "pair_style mlff: unknown keyword '" + keyword
+                                  + "', expected device, precision or threads");
+        if (i + 1 == narg) error->all(FLERR, "pair_style mlff: keyword '" + keyword + "' has no value");
+        const std::string value = arg[i + 1];
+        if (keyword == "device") {
+            new_device = index_of(arg[i + 1], DEVICE_NAMES, 0, 3);
+            if (new_device < 0)
+                error->all(FLERR, "pair_style mlff: device '" + value + "', expected cpu, cuda or auto");
+        } else if (keyword == "precision") {
+            new_precision = index_of(arg[i + 1], PRECISION_NAMES, 1, 4);
+            if (new_precision < 0)
+                error->all(FLERR, "pair_style mlff: precision '" + value + "', expected double, single or mixed");
+        } else {
+            char *end;
+            const long n = std::strtol(arg[i + 1], &end, 10);
+            if (end == arg[i + 1] || *end || n < 1 || n > 4096)
+                error->all(FLERR, "pair_style mlff: threads '" + value + "', expected a number from 1 to 4096");
+            new_threads = static_cast<int>(n);
+        }
+    }
+    device = new_device;
+    precision = new_precision;
+    threads = new_threads;
+    evaluator_is_stale = true;
+}
+
+void PairMLFF::coeff(int narg, char **arg)
+{
+    const std::string usage = "expected 'pair_coeff * * MODEL El1 El2 ...' with one element for each atom type";
+    if (narg < 3) error->all(FLERR, "pair_coeff of pair style mlff: no model file, " + usage);
+    if (std::strcmp(arg[0], "*") || std::strcmp(arg[1], "*"))
+        error->all(FLERR, std::string("pair_coeff of pair style mlff: atom types '") + arg[0] + " " + arg[1] + "', "
+                              + usage);
+    if (narg != 3 + atom->ntypes)
+        error->all(FLERR, "pair_coeff of pair style mlff: " + std::to_string(narg - 3) + " elements for "
+                              + std::to_string(atom->ntypes) + " atom types, " + usage);
+
+    const std::string units = update->unit_style;
+    if (units != "metal" && units != "real")
+        error->all(FLERR, "pair style mlff: units " + units + ", expected metal or real");
+    energy_unit = units == "real" ? MLFF_EV_IN_KCAL_PER_MOL : 1.0;
+
+    load_model(arg[2]);
+    map_elements(narg, arg);
+}
+
+/* Only rank 0 looks for the file, as given or in LAMMPS_POTENTIALS, and reads it. */
+std::string PairMLFF::read_model_bytes(const std::string &path, int &status, std::string &message)
+{
+    std::string bytes, found = utils::get_potential_file_path(path);
+    if (found.empty()) found = path;
+    status = MLFF_ERROR_FILE;
+    errno = 0;
+    FILE *file = std::fopen(found.c_str(), "rb");
+    if (!file) {
+        message = "model file " + path + ": cannot be opened (" + std::strerror(errno)
+            + "), here or in a folder of LAMMPS_POTENTIALS";
+        return bytes;
+    }
+    try {
+        std::vector<char> piece(1 << 20);
+        for (size_t n; (n = std::fread(piece.data(), 1, piece.size(), file)) > 0;) bytes.append(piece.data(), n);
+        if (std::ferror(file))
+            message = "model file " + found + ": cannot be read (" + std::strerror(errno) + ")";
+        else
+            status = MLFF_OK;
+    } catch (const std::bad_alloc &) {
+        status = MLFF_ERROR_MEMORY;
+        message = "model file " + found + ": out of memory after " + std::to_string(bytes.size()) + " bytes";
+    }
+    std::fclose(file);
+    return bytes;
+}
+
+/* Replaces the model when all ranks have the new one. */
+void PairMLFF::load_model(const char *path)
+{
+    int status = MLFF_OK;
+    std::string bytes, message;
+    if (comm->me == 0) bytes = read_model_bytes(path, status, message);
+    stop_together(status, message);
+
+    int64_t size = static_cast<int64_t>(bytes.size());
+    MPI_Bcast(&size, 1, MPI_INT64_T, 0, world);
+    try {
+        bytes.resize(static_cast<size_t>(size));
+    } catch (const std::bad_alloc &) {
+        status = MLFF_ERROR_MEMORY;
+        message = std::string("model file ") + path + ": out of memory for " + std::to_string(size) + " bytes";
+    }
+    stop_together(status, message);
+    const int64_t piece = 1 << 30; /* MPI counts in int */
+    for (int64_t begin = 0; begin < size; begin += piece)
+        MPI_Bcast(&bytes[begin], static_cast<int>(std::min(piece, size - begin)), MPI_CHAR, 0, world);
+
+    mlff_model *loaded = nullptr;
+    mlff_error problem{};
+    status = mlff_model_load_memory(bytes.data(), bytes.size(), path, &loaded, &problem);
+    try {
+        stop_together(status, problem.message);
+    } catch (...) {
+        mlff_model_free(loaded);
+        throw;
+    }
+    mlff_evaluator_free(evaluator);
+    evaluator = nullptr;
+    mlff_model_free(model);
+    model = loaded;
+    cutoff = mlff_model_get_info(model)->cutoff;
+    evaluator_is_stale = true;
+}
+
+void PairMLFF::map_elements(int narg, char **arg)
+{
+    const mlff_model_info *info = mlff_model_get_info(model);
+    const bool hybrid = force->pair != this;
+    const int ntypes = atom->ntypes;
+    std::string known;
+    for (int e = 0; e < info->n_elements; ++e) known += std::string(" ") + info->elements[e];
+
+    std::vector<int> of_type(ntypes + 1, -1);
+    for (int i = 3; i < narg; ++i) {
+        if (!std::strcmp(arg[i], "NULL")) {
+            if (!hybrid)
+                error->all(FLERR, "pair_coeff of pair style mlff: NULL for atom type " + std::to_string(i - 2)
+                                      + ", expected an element (NULL is for pair_style hybrid)");
+            continue;
+        }
+        of_type[i - 2] = index_of(arg[i], info->elements, 0, info->n_elements);
+        if (of_type[i - 2] < 0)
+            error->all(FLERR, std::string("model ") + info->name + ": element '" + arg[i] + "' of atom type "
+                                  + std::to_string(i - 2) + " is unknown, expected one of:" + known);
+    }
+    species_of_type = of_type;
+
+    if (allocated) {
+        memory->destroy(setflag);
+        memory->destroy(cutsq);
+    }
+    memory->create(setflag, ntypes + 1, ntypes + 1, "pair:setflag");
+    memory->create(cutsq, ntypes + 1, ntypes + 1, "pair:cutsq");
+    allocated = 1;
+    for (int i = 1; i <= ntypes; ++i)
+        for (int j = 1; j <= ntypes; ++j) {
+            setflag[i][j] = i <= j && of_type[i] >= 0 && of_type[j] >= 0;
+            cutsq[i][j] = 0.0;
+        }
+}
+
+/* ------------------------------------------------------------------------------------------ before a run */
+
+void PairMLFF::make_evaluator()
+{
+    const mlff_options options = {static_cast<mlff_device>(device), static_cast<mlff_precision>(precision),
+                                  threads ? threads : comm->nthreads};
+    mlff_evaluator_free(evaluator);
+    evaluator = nullptr;
+    mlff_error problem{};
+    const int status = mlff_evaluator_create(model, &options, &evaluator, &problem);
+    stop_together(status, problem.message);
+    evaluator_is_stale = false;
+    seen = {};
+
+    if (comm->me) return;
+    const mlff_model_info *m = mlff_model_get_info(model);
+    const mlff_evaluator_info *e = mlff_evaluator_get_info(evaluator);
+    std::string symbols;
+    for (size_t type = 1; type < species_of_type.size(); ++type)
+        symbols += std::string(" ") + (species_of_type[type] < 0 ? "NULL" : m->elements[species_of_type[type]]);
+    char numbers[256];
+    std::snprintf(numbers, sizeof numbers,
+                  "%lld parameters, cutoff %g A; %s, %s precision, %d thread%s, %.3g kB an atom and %.3g B a neighbour",
+                  static_cast<long long>(m->n_parameters), m->cutoff, e->device, e->precision, e->threads,
+                  e->threads == 1 ? "" : "s", 1e-3 * e->bytes_per_atom, e->bytes_per_neighbour);
+    utils::logmesg(lmp, std::string("mlff: model ") + m->name + " (" + m->architecture + ", "
+                            + std::to_string(m->features) + " features, " + std::to_string(m->interactions)
+                            + " interactions), elements" + symbols + ", " + numbers + "\n");
+}
+
+void PairMLFF::init_style()
+{
+    if (evaluator_is_stale) make_evaluator();
+
+    const mlff_evaluator_info *info = mlff_evaluator_get_info(evaluator);
+    const int halo_bytes = info->halo_width * info->real_bytes;
+    comm_forward = std::max(1, (halo_bytes + 7) / 8);
+    comm_reverse = comm_reverse_off = 3 + 9; /* force, virial; both names: also with newton off */
+    if (force->pair != this) {
+        /* LAMMPS takes the sizes of its buffers from hybrid, which asked for ours before we knew them. */
+        force->pair->comm_forward = std::max(force->pair->comm_forward, comm_forward);
+        force->pair->comm_reverse = std::max(force->pair->comm_reverse, comm_reverse);
+        force->pair->comm_reverse_off = std::max(force->pair->comm_reverse_off, comm_reverse_off);
+    }
+    if (comm->me == 0 && (neighbor->nex_type || neighbor->nex_group || neighbor->nex_mol))
+        error->warning(FLERR, std::string("pair style mlff does not see the pairs that neigh_modify exclude removes; "
+                                          "energies of their atoms change"));
+    neighbor->add_request(this, NeighConst::REQ_FULL);
+}
+
+double PairMLFF::init_one(int, int)
+{
+    return cutoff;
+}
+
+/* ------------------------------------------------------------------------------------------ for other classes */
+
+void *PairMLFF::extract(const char *name, int &dim)
+{
+    dim = 0;
+    return !std::strcmp(name, "cutoff") ? &cutoff : nullptr;
+}
+
+double PairMLFF::memory_usage()
+{
+    double bytes = Pair::memory_usage();
+    if (evaluator) bytes += static_cast<double>(mlff_evaluator_get_memory(evaluator));
+    bytes += static_cast<double>(capacity_atoms) * (3 * sizeof(int32_t) + 3 * sizeof(double));
+    bytes += static_cast<double>(capacity_virial) * 9 * sizeof(double);
+    bytes += static_cast<double>(halo.relay_capacity);
+    return bytes;
+}

@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef LMP_PAIR_MLFF_H
+#define LMP_PAIR_MLFF_H
+/*
+ * pair_style mlff: translates between LAMMPS and the library (core/include/mlff.h) and computes nothing itself.
+ *
+ *   pair_style mlff [device cpu|cuda|auto] [precision double|single|mixed] [threads N]
+ *   pair_coeff * * MODEL El1 El2 ...
+ *
+ * N owned atoms, A owned and ghost atoms of this rank. On one rank every ghost is the image of an owned atom, and
+ * the library gets that owner. On several ranks the library gets a halo: between its layers it asks for the ghosts'
+ * rows, which travel through LAMMPS's forward communication; forces and per-atom virials of ghosts go back through
+ * reverse communication of this class, whatever `newton` is. Only owned atoms of LAMMPS's arrays are touched.
+ */
+#include "pair.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+struct mlff_model;
+struct mlff_evaluator;
+
+namespace LAMMPS_NS {
+
+class PairMLFF : public Pair {
+ public:
+    PairMLFF(class LAMMPS *);
+    ~PairMLFF() override;
+    PairMLFF(const PairMLFF &) = delete;
+    PairMLFF &operator=(const PairMLFF &) = delete;
+
+    void settings(int narg, char **arg) override;
+    void coeff(int narg, char **arg) override;
+    void init_style() override;
+    double init_one(int i, int j) override;
+    void compute(int eflag, int vflag) override;
+
+    int pack_forward_comm(int n, int *list, double *buf, int pbc_flag, int *pbc) override;
+    void unpack_forward_comm(int n, int first, double *buf) override;
+    int pack_reverse_comm(int n, int first, double *buf) override;
+    void unpack_reverse_comm(int n, int *list, double *buf) override;
+
+    void *extract(const char *name, int &dim) override;
+    double memory_usage() override;
+
+    /* Called by the library through plain functions. */
+    int halo_forward(void *rows, int width, int real_bytes, const int32_t *row_of_atom);
+    int halo_agree(int status);
+
+ protected:
+    int device, precision, threads; /* of pair_style; threads 0: as many as LAMMPS has */
+    bool evaluator_is_stale;        /* settings or model changed since it was made */
+
+    mlff_model *model;
+    mlff_evaluator *evaluator;
+    double cutoff;                    /* angstrom */
+    double energy_unit;               /* LAMMPS's unit of energy in 1 eV */
+    std::vector<int> species_of_type; /* [ntypes+1] index into the model's elements, -1: NULL */
+
+    /* what the library was told at the last rebuild, to notice when it must be told again */
+    struct {
+        const void *list, *ilist, *firstneigh;
+        int nlocal, nall;
+        int64_t builds;
+    } seen;
+
+    int64_t capacity_atoms, capacity_virial; /* rows that the arrays below have room for */
+    int32_t *species;                    /* [A] */
+    int32_t *owner;                      /* [A] one rank: owned atom that an atom is an image of */
+    int32_t *relay_row;                  /* [A] several ranks: row of a ghost in halo.relay, or -1 */
+    double *forces;                      /* [A][3] eV/angstrom */
+    double *atom_virial;                 /* [A][9] eV */
+
+    /* the library's forward communication; when none is under way, ours sends owners */
+    struct {
+        bool under_way;
+        char *rows;                 /* of the library, row_bytes each */
+        const int32_t *row_of_atom; /* [A] */
+        size_t row_bytes;
+        int stride;  /* doubles that carry a row */
+        char *relay; /* rows of ghosts that the library has none for but another rank may want */
+        int64_t relay_capacity; /* bytes */
+    } halo;
+    bool reverse_virial; /* of the reverse communication under way: 12 numbers an atom, else 3 */
+
+    void stop_together(int status, const std::string &message);
+    std::string read_model_bytes(const std::string &path, int &status, std::string &message);
+    void load_model(const char *path);
+    void map_elements(int narg, char **arg);
+    void make_evaluator();
+    void check_special_bonds();
+    void grow_arrays(bool with_virial);
+    bool list_is_new(int nlocal, int nall);
+    void find_owners(int nlocal, int nall);
+    char *halo_row(int i) const;
+    std::string with_atom_id(const char *message) const;
+    void add_results(double energy, const double v[9]);
+};
+
+}    // namespace LAMMPS_NS
+
+#endif

@@ -1,0 +1,275 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* PairMLFF: one evaluation, and the communication that it needs. Commands and set-up are in pair_mlff.cpp. */
+#include "pair_mlff.h"
+
+#include "mlff.h"
+
+#include "atom.h"
+#include "comm.h"
+#include "error.h"
+#include "force.h"
+#include "memory.h"
+#include "neigh_list.h"
+#include "neighbor.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#ifdef OPEN_MPI /* weak for the reason given in pair_mlff.cpp */
+#pragma weak ompi_mpi_op_max
+#pragma weak ompi_mpi_int
+#endif
+
+using namespace LAMMPS_NS;
+
+static int forward_of_pair(void *pair, void *rows, int width, int real_bytes, const int32_t *row_of_atom)
+{
+    return static_cast<PairMLFF *>(pair)->halo_forward(rows, width, real_bytes, row_of_atom);
+}
+
+static int agree_of_pair(void *pair, int status)
+{
+    return static_cast<PairMLFF *>(pair)->halo_agree(status);
+}
+
+/* ------------------------------------------------------------------------------------------ one evaluation */
+
+/* Pairs of bonded atoms are missing from the list, or are meant to be weaker, unless their factors are 1. Checked
+ * here and not before the run: pair_modify special sets the factors for this style inside hybrid's compute. */
+void PairMLFF::check_special_bonds()
+{
+    if (atom->molecular == Atom::ATOMIC || atom->nbonds == 0) return;
+    const double *factor = force->special_lj;
+    if (factor[1] == 1.0 && factor[2] == 1.0 && factor[3] == 1.0) return;
+    char factors[96];
+    std::snprintf(factors, sizeof factors, "%g %g %g", factor[1], factor[2], factor[3]);
+    error->all(FLERR, std::string("pair style mlff: special_bonds lj factors are ") + factors
+                          + " and there are bonds, expected 1 1 1: the model needs every neighbour. Set "
+                            "'special_bonds lj/coul 1 1 1', or 'pair_modify pair mlff special lj/coul 1 1 1' under hybrid");
+}
+
+/* LAMMPS's allocator stops the run with a message where memory is short. Contents are not kept. */
+template <typename T> static void renew(Memory *memory, T *&array, bigint n, const char *name)
+{
+    memory->sfree(array);
+    array = static_cast<T *>(memory->smalloc(n * static_cast<bigint>(sizeof(T)), name));
+}
+
+void PairMLFF::grow_arrays(bool with_virial)
+{
+    const bigint n = std::max(atom->nmax, 1); /* grows in steps, so this is seldom */
+    if (n > capacity_atoms) {
+        renew(memory, species, n, "mlff:species");
+        renew(memory, owner, n, "mlff:owner");
+        renew(memory, relay_row, n, "mlff:relay_row");
+        renew(memory, forces, 3 * n, "mlff:forces");
+        std::fill(species, species + n, -1);
+        capacity_atoms = n;
+    }
+    if (with_virial && n > capacity_virial) {
+        renew(memory, atom_virial, 9 * n, "mlff:atom_virial");
+        capacity_virial = n;
+    }
+}
+
+/* Whether the library must read list and species again. Neighbor counts its builds from 0 in each run, so `ago`
+ * is asked too; a type may change between builds (fix atom/swap). Fills species. */
+bool PairMLFF::list_is_new(int nlocal, int nall)
+{
+    bool changed = neighbor->ago == 0 || seen.builds != neighbor->ncalls || seen.list != list
+        || seen.ilist != list->ilist || seen.firstneigh != list->firstneigh || seen.nlocal != nlocal
+        || seen.nall != nall;
+    for (int i = 0; i < nall; ++i) {
+        const int32_t now = species_of_type[atom->type[i]];
+        changed = changed || species[i] != now;
+        species[i] = now;
+    }
+    seen = {list, list->ilist, list->firstneigh, nlocal, nall, neighbor->ncalls};
+    return changed;
+}
+
+/* On one rank: each ghost learns its owner through the communication that makes ghosts. No atom map is needed. */
+void PairMLFF::find_owners(int nlocal, int nall)
+{
+    for (int i = 0; i < nlocal; ++i) owner[i] = i;
+    for (int i = nlocal; i < nall; ++i) owner[i] = -1;
+    comm->forward_comm(this);
+}
+
+/* The library counts atoms as this rank stores them; users know them by LAMMPS's atom IDs. */
+std::string PairMLFF::with_atom_id(const char *message) const
+{
+    std::string sentence = message;
+    const char *found = std::strstr(message, "atom index ");
+    if (!found || !atom->tag_enable) return sentence;
+    const long i = std::strtol(found + std::strlen("atom index "), nullptr, 10);
+    if (i < 0 || i >= atom->nlocal + atom->nghost) return sentence;
+    return sentence + " (LAMMPS atom ID " + std::to_string(atom->tag[i]) + ")";
+}
+
+void PairMLFF::compute(int eflag, int vflag)
+{
+    ev_init(eflag, vflag);
+    check_special_bonds();
+
+    const int nlocal = atom->nlocal, nall = nlocal + atom->nghost;
+    const bool one_rank = comm->nprocs == 1, with_atom_virial = vflag_atom || cvflag_atom;
+    grow_arrays(with_atom_virial);
+    const bool rebuilt = list_is_new(nlocal, nall);
+    if (rebuilt && one_rank) find_owners(nlocal, nall);
+
+    mlff_neighbour_list neighbours{};
+    neighbours.rebuilt = rebuilt;
+    neighbours.n_listed = list->inum;
+    neighbours.ilist = list->ilist;
+    neighbours.numneigh = list->numneigh;
+    neighbours.firstneigh = list->firstneigh;
+    neighbours.index_mask = NEIGHMASK;
+    neighbours.owner = one_rank ? owner : nullptr;
+    const mlff_halo exchange = {this, forward_of_pair, agree_of_pair};
+
+    mlff_input in{};
+    in.n_local = nlocal;
+    in.n_all = nall;
+    in.x = nall ? atom->x[0] : nullptr;
+    in.species = species;
+    in.neighbours = &neighbours;
+    in.halo = one_rank ? nullptr : &exchange;
+
+    double energy = 0.0, virial9[9] = {};
+    mlff_output out{};
+    out.energy = eflag_global ? &energy : nullptr;
+    out.atom_energy = eflag_atom ? eatom : nullptr;
+    out.forces = forces;
+    out.virial = vflag_global ? virial9 : nullptr;
+    out.atom_virial = with_atom_virial ? atom_virial : nullptr;
+
+    mlff_error problem{};
+    const int status = mlff_evaluate(evaluator, &in, &out, &problem);
+    if (status != MLFF_OK) seen = {};
+    stop_together(status, with_atom_id(problem.message));
+
+    if (!one_rank) {
+        reverse_virial = with_atom_virial;
+        comm->reverse_comm(this);
+    }
+    add_results(energy, virial9);
+}
+
+/* From eV to LAMMPS's unit and into its arrays, owned atoms only: eatom was filled by the library itself. */
+void PairMLFF::add_results(double energy, const double v[9])
+{
+    const int nlocal = atom->nlocal;
+    const double unit = energy_unit;
+    for (int i = 0; i < nlocal; ++i)
+        for (int k = 0; k < 3; ++k) atom->f[i][k] += unit * forces[3 * i + k];
+
+    if (eflag_global) eng_vdwl += unit * energy;
+    if (eflag_atom)
+        for (int i = 0; i < nlocal; ++i) eatom[i] *= unit;
+
+    /* LAMMPS: xx yy zz xy xz yz, with centroid stress also yx zx zy; a virial is sum of r (x) f in both */
+    static const int LAMMPS_ORDER[9] = {0, 4, 8, 1, 2, 5, 3, 6, 7}, TRANSPOSED[6] = {0, 4, 8, 3, 6, 7};
+    if (vflag_global)
+        for (int k = 0; k < 6; ++k) virial[k] += unit * 0.5 * (v[LAMMPS_ORDER[k]] + v[TRANSPOSED[k]]);
+    if (vflag_atom)
+        for (int i = 0; i < nlocal; ++i) {
+            const double *w = &atom_virial[9 * static_cast<bigint>(i)];
+            for (int k = 0; k < 6; ++k) vatom[i][k] += unit * 0.5 * (w[LAMMPS_ORDER[k]] + w[TRANSPOSED[k]]);
+        }
+    if (cvflag_atom)
+        for (int i = 0; i < nlocal; ++i)
+            for (int k = 0; k < 9; ++k)
+                cvatom[i][k] += unit * atom_virial[9 * static_cast<bigint>(i) + LAMMPS_ORDER[k]];
+}
+
+/* ------------------------------------------------------------------------------------------ communication */
+
+int PairMLFF::halo_agree(int status)
+{
+    int largest;
+    MPI_Allreduce(&status, &largest, 1, MPI_INT, MPI_MAX, world);
+    return largest;
+}
+
+/* LAMMPS passes a ghost on from rank to rank, through ranks whose library may have no row for it. The relay has the
+ * rows that such a rank only passes on. */
+int PairMLFF::halo_forward(void *rows, int width, int real_bytes, const int32_t *row_of_atom)
+{
+    halo.row_bytes = static_cast<size_t>(width) * real_bytes;
+    halo.stride = (width * real_bytes + 7) / 8;
+    if (halo.stride > comm_forward) return 1;
+
+    const int nlocal = atom->nlocal, nall = nlocal + atom->nghost;
+    bigint n_relay = 0;
+    for (int i = nlocal; i < nall; ++i) relay_row[i] = row_of_atom[i] < 0 ? static_cast<int32_t>(n_relay++) : -1;
+    const bigint needed = n_relay * static_cast<bigint>(halo.row_bytes);
+    if (needed > halo.relay_capacity) {
+        halo.relay_capacity = needed + needed / 4;
+        renew(memory, halo.relay, halo.relay_capacity, "mlff:relay");
+    }
+
+    halo.rows = static_cast<char *>(rows);
+    halo.row_of_atom = row_of_atom;
+    halo.under_way = true;
+    comm->forward_comm(this);
+    halo.under_way = false;
+    return 0;
+}
+
+/* Where the row of an atom is now; NULL for an owned atom that is left out, whose row nobody reads. */
+char *PairMLFF::halo_row(int i) const
+{
+    const int32_t row = halo.row_of_atom[i];
+    if (row >= 0) return halo.rows + row * halo.row_bytes;
+    return i < atom->nlocal ? nullptr : halo.relay + relay_row[i] * halo.row_bytes;
+}
+
+int PairMLFF::pack_forward_comm(int n, int *list_of_atoms, double *buf, int, int *)
+{
+    if (!halo.under_way) {
+        for (int i = 0; i < n; ++i) buf[i] = owner[list_of_atoms[i]];
+        return n;
+    }
+    for (int i = 0; i < n; ++i, buf += halo.stride) {
+        const char *row = halo_row(list_of_atoms[i]);
+        std::memset(buf, 0, row ? 0 : halo.stride * sizeof(double));
+        buf[halo.stride - 1] = 0.0; /* an odd number of floats fills half of it */
+        if (row) std::memcpy(buf, row, halo.row_bytes);
+    }
+    return n * halo.stride;
+}
+
+void PairMLFF::unpack_forward_comm(int n, int first, double *buf)
+{
+    if (!halo.under_way) {
+        for (int i = 0; i < n; ++i) owner[first + i] = static_cast<int32_t>(buf[i]);
+        return;
+    }
+    for (int i = 0; i < n; ++i, buf += halo.stride) std::memcpy(halo_row(first + i), buf, halo.row_bytes);
+}
+
+int PairMLFF::pack_reverse_comm(int n, int first, double *buf)
+{
+    int m = 0;
+    for (int i = first; i < first + n; ++i) {
+        for (int k = 0; k < 3; ++k) buf[m++] = forces[3 * static_cast<bigint>(i) + k];
+        if (!reverse_virial) continue;
+        for (int k = 0; k < 9; ++k) buf[m++] = atom_virial[9 * static_cast<bigint>(i) + k];
+    }
+    return m;
+}
+
+void PairMLFF::unpack_reverse_comm(int n, int *list_of_atoms, double *buf)
+{
+    int m = 0;
+    for (int i = 0; i < n; ++i) {
+        const bigint a = list_of_atoms[i];
+        for (int k = 0; k < 3; ++k) forces[3 * a + k] += buf[m++];
+        if (!reverse_virial) continue;
+        for (int k = 0; k < 9; ++k) atom_virial[9 * a + k] += buf[m++];
+    }
+}
+
