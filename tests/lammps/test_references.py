@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: MIT
+"""Energy, forces and virial in LAMMPS equal the float64 references of tests/fixtures, structure by structure."""
+import numpy as np
+import pytest
+from conftest import FIXTURES
+
+import systems
+
+MANIFEST = [tuple(line.split()) for line in (FIXTURES / "manifest.txt").read_text().splitlines() if line.strip()]
+PRECISIONS = {"double": (1e-9, 1e-8), "single": (3e-6, 1e-5)}  # forces and virial relative, energy eV an atom
+
+
+def lower_triangular(cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The cell in LAMMPS's orientation, and the rotation Q with x_lammps = x @ Q."""
+    q, r = np.linalg.qr(cell.T)
+    q = q * np.sign(np.diag(r))
+    return cell @ q, q
+
+
+def to_system(reference) -> tuple[systems.System, np.ndarray, str]:
+    """LAMMPS's box for a reference: open directions get walls far outside the atoms."""
+    positions, pbc = reference["positions"], reference["pbc"]
+    cell, q = np.eye(3), np.eye(3)
+    if pbc.any():
+        cell, q = lower_triangular(reference["cell"])
+        positions = positions @ q
+    cell, low = cell.copy(), np.zeros(3)
+    for k in range(3):
+        if not pbc[k]:
+            low[k] = positions[:, k].min() - 8.0
+            cell[k] = 0.0
+            cell[k, k] = positions[:, k].max() + 8.0 - low[k]
+    boundary = " ".join("p" if flag else "f" for flag in pbc)
+    return systems.System(cell, positions, reference["species"] + 1, low), q, boundary
+
+
+@pytest.fixture(scope="module", params=PRECISIONS)
+def evaluated(request, module_lammps):
+    """One LAMMPS process evaluates all references, with `clear` in between."""
+    lammps, scripts, usable = module_lammps, [], []
+    for model, structure in MANIFEST:
+        reference = np.load(FIXTURES / f"{model}.{structure}.npz")
+        system, q, boundary = to_system(reference)
+        if model == "bessel_bias" and not np.allclose(q, np.eye(3)):
+            continue  # not rotation-equivariant, and LAMMPS's orientation is another
+        data = systems.write_data(lammps.folder / f"{request.param}.{model}.{structure}.data", system,
+                                  types=system.types.max())
+        symbols = model_elements(FIXTURES / f"{model}.safetensors")[:system.types.max()]
+        scripts.append(systems.setup(data, str(FIXTURES / f"{model}.safetensors"), boundary=boundary,
+                                     style=f"mlff precision {request.param}", elements=" ".join(symbols))
+                       + systems.OUTPUT.replace("atoms.dump", f"{model}.{structure}.dump") + "run 0\n")
+        usable.append((model, structure, q))
+    run = lammps("clear\n".join(scripts))
+    return request.param, run, usable
+
+
+def model_elements(path) -> list[str]:
+    from safetensors import safe_open
+    with safe_open(path, framework="np") as file:
+        return file.metadata()["elements"].split()
+
+
+def test_every_reference_is_met(evaluated):
+    precision, run, usable = evaluated
+    force_bound, energy_bound = PRECISIONS[precision]
+    thermo = run.thermo()
+    assert len(thermo["PotEng"]) == len(usable) > 35
+    for row, (model, structure, q) in enumerate(usable):
+        reference = np.load(FIXTURES / f"{model}.{structure}.npz")
+        n = len(reference["species"])
+        error = abs(thermo["PotEng"][row] - float(reference["energy"])) / n
+        assert error < energy_bound, f"{model} {structure}: energy off by {error:g} eV an atom"
+
+        expected = reference["forces"] @ q
+        difference = np.abs(run.forces(file=f"{model}.{structure}.dump") - expected).max()
+        assert difference <= force_bound * max(np.abs(expected).max(), 1e-3), f"{model} {structure}: force {difference:g}"
+
+        w = q.T @ reference["virial"].reshape(3, 3) @ q
+        w = 0.5 * (w + w.T)  # LAMMPS has six components; a model with vector biases has more
+        expected = np.array([w[0, 0], w[1, 1], w[2, 2], w[0, 1], w[0, 2], w[1, 2]])
+        difference = np.abs(systems.virial_of(thermo, row) - expected).max()
+        assert difference <= force_bound * max(np.abs(expected).max(), 1e-2), f"{model} {structure}: virial {difference:g}"
