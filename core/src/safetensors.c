@@ -160,7 +160,10 @@ static mlff_status parse_json(const char *text, size_t n, safetensors_file *file
     json_error_t why;
     file->json = json_loadb(text, used, JSON_REJECT_DUPLICATES, &why);
     if (!file->json) {
-        if (json_error_code(&why) == json_error_out_of_memory) return out_of_memory(file->name, n, error);
+        /* jansson leaves the text empty when it could not allocate */
+        if (!why.text[0] || json_error_code(&why) == json_error_out_of_memory) {
+            return out_of_memory(file->name, n, error);
+        }
         return mlff_fail(error, MLFF_ERROR_FORMAT, "%s: header is not valid JSON at byte %d: %s", file->name,
                          why.position, mlff_quote(why.text).text);
     }
