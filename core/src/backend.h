@@ -50,4 +50,8 @@ typedef struct backend {
 /* The CPU backend for a precision and the best instruction set of this machine; NULL: precision not available. */
 const backend *mlff_cpu_backend(mlff_precision precision);
 
+/* What mlff_evaluator_create does once it has chosen; tests choose themselves. */
+mlff_status mlff_evaluator_create_on(const backend *b, const mlff_model *model, int threads, mlff_evaluator **evaluator,
+                                     mlff_error *error);
+
 #endif

@@ -159,7 +159,12 @@ mlff_status mlff_evaluator_create(const mlff_model *model, const mlff_options *o
     if (threads == 0) threads = 1;
     const backend *b = mlff_cpu_backend(o.precision);
     if (!b) return mlff_fail(error, MLFF_ERROR_ARGUMENT, "precision %d: expected double, single or mixed", (int)o.precision);
+    return mlff_evaluator_create_on(b, model, threads, evaluator, error);
+}
 
+mlff_status mlff_evaluator_create_on(const backend *b, const mlff_model *model, int threads, mlff_evaluator **evaluator,
+                                     mlff_error *error)
+{
     mlff_evaluator *e = calloc(1, sizeof *e);
     if (!e) return mlff_fail(error, MLFF_ERROR_MEMORY, "out of memory: %zu bytes for an evaluator", sizeof *e);
     e->model = model;
