@@ -99,12 +99,14 @@ class Lammps:
         self.count = 0
 
     def __call__(self, script: str, ranks: int = 1, status: int = 0, load: bool = True, timeout: float = 60.0,
-                 environment: dict[str, str] | None = None, arguments: tuple[str, ...] = ()) -> Run:
+                 environment: dict[str, str] | None = None, arguments: tuple[str, ...] = (),
+                 prelude: str = "") -> Run:
         self.count += 1
         folder = self.folder / f"run{self.count}"
         folder.mkdir()
         if load:
             script = f"plugin load {self.installation.plugin}\n{script}"
+        script = f"{prelude}\n{script}"
         (folder / "in.lammps").write_text(script + "\n")
         command = [str(self.installation.lmp), "-in", "in.lammps", "-nocite", *arguments]
         if ranks > 1:
