@@ -40,18 +40,18 @@ struct mlff_model {
     const double *embedding; /* [n_elements][F] */
     message_weights message[MLFF_MAX_INTERACTIONS];
     update_weights update[MLFF_MAX_INTERACTIONS];
-    int readout_features;    /* H */
-    dense_weights readout0;  /* F -> H */
-    dense_weights readout1;  /* H -> 1 */
+    int readout_features;   /* H */
+    dense_weights readout0; /* F -> H */
+    dense_weights readout1; /* H -> 1 */
 
     /* e_i = scale * network_i + atom_shift[species_i], in eV whatever the file's unit is */
     double scale;
     const double *atom_shift; /* [n_elements] shift + element energy, eV */
 
-    double *storage;         /* all weights above point into it */
-    char *name;              /* info.name */
-    const char **elements;   /* info.elements; the symbols themselves are constants */
-    char **metadata;         /* [2 * n_metadata] key, value, key, value ... */
+    double *storage;       /* all weights above point into it */
+    char *name;            /* info.name */
+    const char **elements; /* info.elements; the symbols themselves are constants */
+    char **metadata;       /* [2 * n_metadata] key, value, key, value ... */
     int n_metadata;
 };
 

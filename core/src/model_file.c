@@ -33,6 +33,7 @@ typedef struct tensor_rule {
     size_t offset; /* of the destination in its owner */
 } tensor_rule;
 
+/* clang-format off */
 /* A dense layer has a weight [out, in] and a bias [out]. */
 #define DENSE(owner, type, name, out, in, place, bias_presence)                                                        \
     {owner, name ".weight", ALWAYS, {out, in}, WEIGHT, offsetof(type, place)},                                         \
@@ -53,6 +54,7 @@ static const tensor_rule rules[] = {
     DENSE(MODEL, struct mlff_model, "readout.0", H, F, readout0, ALWAYS),
     DENSE(MODEL, struct mlff_model, "readout.1", ONE, H, readout1, ALWAYS),
 };
+/* clang-format on */
 enum { n_rules = sizeof rules / sizeof rules[0], max_slots = n_rules * MLFF_MAX_INTERACTIONS };
 
 /* One tensor that this model must have. */
@@ -116,15 +118,14 @@ static mlff_status match(const safetensors_file *file, const struct mlff_model *
     }
     if (s->tensor->n_dimensions != n_expected ||
         memcmp(s->tensor->shape, expected, (size_t)n_expected * sizeof expected[0])) {
-        return mlff_fail(error, MLFF_ERROR_FORMAT, "%s: tensor '%s': shape %s, expected %s by the metadata",
-                         file->name, name, mlff_quote_shape(s->tensor->shape, s->tensor->n_dimensions).text,
+        return mlff_fail(error, MLFF_ERROR_FORMAT, "%s: tensor '%s': shape %s, expected %s by the metadata", file->name,
+                         name, mlff_quote_shape(s->tensor->shape, s->tensor->n_dimensions).text,
                          mlff_quote_shape(expected, n_expected).text);
     }
     if (s->tensor->dtype != file->tensors[0].dtype) {
         return mlff_fail(error, MLFF_ERROR_FORMAT, "%s: tensor '%s': dtype %s, expected %s as tensor '%s' has",
                          file->name, name, mlff_safetensors_dtype_name(s->tensor->dtype),
-                         mlff_safetensors_dtype_name(file->tensors[0].dtype),
-                         mlff_quote(file->tensors[0].name).text);
+                         mlff_safetensors_dtype_name(file->tensors[0].dtype), mlff_quote(file->tensors[0].name).text);
     }
     return MLFF_OK;
 }
@@ -146,7 +147,8 @@ static mlff_status match_all(const safetensors_file *file, const struct mlff_mod
     /* names are unique in a file, so there are unexpected tensors exactly if there are more than slots */
     for (size_t t = 0; t < file->n_tensors && file->n_tensors > (size_t)*n_slots; t++) {
         int expected = 0;
-        for (int k = 0; k < *n_slots && !expected; k++) expected = slots[k].tensor == &file->tensors[t];
+        for (int k = 0; k < *n_slots && !expected; k++)
+            expected = slots[k].tensor == &file->tensors[t];
         if (!expected) {
             return mlff_fail(error, MLFF_ERROR_FORMAT,
                              "%s: unexpected tensor '%s', expected only the %d tensors that the metadata call for",
@@ -163,7 +165,8 @@ static mlff_status allocate(const safetensors_file *file, const slot *slots, int
 {
     int64_t n_values = 0;
     int overflow = 0;
-    for (int k = 0; k < n_slots; k++) overflow |= __builtin_add_overflow(n_values, slots[k].tensor->n_values, &n_values);
+    for (int k = 0; k < n_slots; k++)
+        overflow |= __builtin_add_overflow(n_values, slots[k].tensor->n_values, &n_values);
     model->info.n_parameters = n_values;
 
     size_t bytes = 0;

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* clang-format off */
 static const char *const required_keys[] = {
     "mlff_format",      "architecture",    "features",         "interactions", "radial",
     "radial_functions", "cutoff_function", "cutoff",           "epsilon",      "vector_bias",
@@ -19,12 +20,15 @@ static const char *const required_keys[] = {
 enum { n_required_keys = sizeof required_keys / sizeof required_keys[0] };
 
 static const char *const symbols[MLFF_MAX_ELEMENTS] = {
-    "H",  "He", "Li", "Be", "B",  "C",  "N",  "O",  "F",  "Ne", "Na", "Mg", "Al", "Si", "P",  "S",  "Cl", "Ar", "K",  "Ca",
-    "Sc", "Ti", "V",  "Cr", "Mn", "Fe", "Co", "Ni", "Cu", "Zn", "Ga", "Ge", "As", "Se", "Br", "Kr", "Rb", "Sr", "Y",  "Zr",
-    "Nb", "Mo", "Tc", "Ru", "Rh", "Pd", "Ag", "Cd", "In", "Sn", "Sb", "Te", "I",  "Xe", "Cs", "Ba", "La", "Ce", "Pr", "Nd",
-    "Pm", "Sm", "Eu", "Gd", "Tb", "Dy", "Ho", "Er", "Tm", "Yb", "Lu", "Hf", "Ta", "W",  "Re", "Os", "Ir", "Pt", "Au", "Hg",
-    "Tl", "Pb", "Bi", "Po", "At", "Rn", "Fr", "Ra", "Ac", "Th", "Pa", "U",  "Np", "Pu", "Am", "Cm", "Bk", "Cf", "Es", "Fm",
-    "Md", "No", "Lr", "Rf", "Db", "Sg", "Bh", "Hs", "Mt", "Ds", "Rg", "Cn", "Nh", "Fl", "Mc", "Lv", "Ts", "Og"};
+    "H", "He", "Li", "Be", "B", "C", "N", "O", "F", "Ne", "Na", "Mg", "Al", "Si", "P", "S",
+    "Cl", "Ar", "K", "Ca", "Sc", "Ti", "V", "Cr", "Mn", "Fe", "Co", "Ni", "Cu", "Zn", "Ga", "Ge",
+    "As", "Se", "Br", "Kr", "Rb", "Sr", "Y", "Zr", "Nb", "Mo", "Tc", "Ru", "Rh", "Pd", "Ag", "Cd",
+    "In", "Sn", "Sb", "Te", "I", "Xe", "Cs", "Ba", "La", "Ce", "Pr", "Nd", "Pm", "Sm", "Eu", "Gd",
+    "Tb", "Dy", "Ho", "Er", "Tm", "Yb", "Lu", "Hf", "Ta", "W", "Re", "Os", "Ir", "Pt", "Au", "Hg",
+    "Tl", "Pb", "Bi", "Po", "At", "Rn", "Fr", "Ra", "Ac", "Th", "Pa", "U", "Np", "Pu", "Am", "Cm",
+    "Bk", "Cf", "Es", "Fm", "Md", "No", "Lr", "Rf", "Db", "Sg", "Bh", "Hs", "Mt", "Ds", "Rg", "Cn",
+    "Nh", "Fl", "Mc", "Lv", "Ts", "Og"};
+/* clang-format on */
 
 typedef struct metadata_reader {
     const safetensors_file *file;
@@ -44,7 +48,8 @@ static mlff_status missing(const metadata_reader *r, const char *key)
 {
     return mlff_fail(r->error, MLFF_ERROR_FORMAT,
                      "%s: metadata '%s' is missing, expected the keys of docs/model-file.md; mlff-convert makes model "
-                     "files from checkpoints", r->file->name, key);
+                     "files from checkpoints",
+                     r->file->name, key);
 }
 
 static mlff_status wrong(const metadata_reader *r, const char *key, const char *expected)
@@ -63,7 +68,8 @@ static mlff_status check_version(const metadata_reader *r)
         if (strcmp(value, what[k][1])) {
             return mlff_fail(r->error, MLFF_ERROR_UNSUPPORTED,
                              "%s: metadata '%s': found '%s', expected '%s', the only one that mlff " MLFF_VERSION
-                             " knows", r->file->name, what[k][0], mlff_quote(value).text, what[k][1]);
+                             " knows",
+                             r->file->name, what[k][0], mlff_quote(value).text, what[k][1]);
         }
     }
     return MLFF_OK;
@@ -77,7 +83,8 @@ static mlff_status check_keys(const metadata_reader *r)
     for (size_t m = 0; m < r->file->n_metadata; m++) {
         const char *key = r->file->metadata[m].key;
         int known = !strncmp(key, "info.", 5);
-        for (size_t k = 0; k < n_required_keys && !known; k++) known = !strcmp(key, required_keys[k]);
+        for (size_t k = 0; k < n_required_keys && !known; k++)
+            known = !strcmp(key, required_keys[k]);
         if (!known) {
             return mlff_fail(r->error, MLFF_ERROR_FORMAT,
                              "%s: unknown metadata key '%s', expected the keys of docs/model-file.md or 'info.*'",
@@ -101,16 +108,19 @@ static size_t number_length(const char *text)
     const char *p = text;
     if (*p == '-') p++;
     size_t n_digits = 0;
-    for (; is_digit(*p); p++) n_digits++;
+    for (; is_digit(*p); p++)
+        n_digits++;
     if (*p == '.') {
-        for (p++; is_digit(*p); p++) n_digits++;
+        for (p++; is_digit(*p); p++)
+            n_digits++;
     }
     if (n_digits == 0) return 0;
     if (*p == 'e' || *p == 'E') {
         p++;
         if (*p == '+' || *p == '-') p++;
         if (!is_digit(*p)) return 0;
-        while (is_digit(*p)) p++;
+        while (is_digit(*p))
+            p++;
     }
     return (size_t)(p - text);
 }
@@ -258,7 +268,8 @@ static mlff_status read_energies(const metadata_reader *r, struct mlff_model *mo
     MLFF_TRY(read_element_energies(r, model->info.n_elements, shift, atom_shift));
     model->info.energy_unit = energy_units[unit];
     model->scale /= in_eV[unit];
-    for (int k = 0; k < model->info.n_elements; k++) atom_shift[k] /= in_eV[unit];
+    for (int k = 0; k < model->info.n_elements; k++)
+        atom_shift[k] /= in_eV[unit];
     return MLFF_OK;
 }
 

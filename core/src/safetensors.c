@@ -56,7 +56,8 @@ quoted mlff_quote_shape(const int64_t *shape, int n_dimensions)
 static uint64_t read_u64(const unsigned char *p)
 {
     uint64_t value = 0;
-    for (int k = 7; k >= 0; k--) value = value << 8 | p[k];
+    for (int k = 7; k >= 0; k--)
+        value = value << 8 | p[k];
     return value;
 }
 
@@ -93,7 +94,8 @@ mlff_status mlff_safetensors_check_start(const void *start, size_t n_start, uint
     if (file_size < 8 || n_start < 8) {
         return mlff_fail(error, MLFF_ERROR_FORMAT,
                          "%s: file size %" PRIu64 " bytes, expected a safetensors model file, which opens with 8 bytes "
-                         "of header length", name, file_size);
+                         "of header length",
+                         name, file_size);
     }
     uint64_t n = read_u64(p);
     int not_json = n_start > 8 && p[8] != '{';
@@ -102,17 +104,20 @@ mlff_status mlff_safetensors_check_start(const void *start, size_t n_start, uint
         if (format) {
             return mlff_fail(error, MLFF_ERROR_FORMAT,
                              "%s: found %s, expected a safetensors model file; mlff-convert makes model files from "
-                             "checkpoints", name, format);
+                             "checkpoints",
+                             name, format);
         }
     }
     if (n < 2 || n > SAFETENSORS_MAX_HEADER) {
-        return mlff_fail(error, MLFF_ERROR_FORMAT, "%s: header length %" PRIu64 ", expected 2 to %u (is it a model file?)",
-                         name, n, SAFETENSORS_MAX_HEADER);
+        return mlff_fail(error, MLFF_ERROR_FORMAT,
+                         "%s: header length %" PRIu64 ", expected 2 to %u (is it a model file?)", name, n,
+                         SAFETENSORS_MAX_HEADER);
     }
     if (n > file_size - 8) {
         return mlff_fail(error, MLFF_ERROR_FORMAT,
                          "%s: header length %" PRIu64 ", expected at most the %" PRIu64 " bytes that follow it (is the "
-                         "file truncated?)", name, n, file_size - 8);
+                         "file truncated?)",
+                         name, n, file_size - 8);
     }
     if (not_json) {
         return mlff_fail(error, MLFF_ERROR_FORMAT, "%s: header begins with byte 0x%02x, expected '{'", name, p[8]);
@@ -151,7 +156,8 @@ static mlff_status parse_json(const char *text, size_t n, safetensors_file *file
                          (size_t)(nul - text));
     }
     size_t used = n;
-    while (used > 0 && text[used - 1] == ' ') used--;
+    while (used > 0 && text[used - 1] == ' ')
+        used--;
     if (text[used - 1] != '}') {
         return mlff_fail(error, MLFF_ERROR_FORMAT,
                          "%s: header ends with byte 0x%02x, expected '}' and then at most spaces", file->name,
@@ -226,8 +232,8 @@ static mlff_status read_integers(const safetensors_file *file, const json_t *arr
     for (size_t k = 0; k < n; k++) {
         const json_t *value = json_array_get(array, k);
         if (!json_is_integer(value)) {
-            return mlff_fail(error, MLFF_ERROR_FORMAT, "%s: tensor '%s': %s %zu is %s, expected an integer",
-                             file->name, mlff_quote(tensor->name).text, what, k, type_name(value));
+            return mlff_fail(error, MLFF_ERROR_FORMAT, "%s: tensor '%s': %s %zu is %s, expected an integer", file->name,
+                             mlff_quote(tensor->name).text, what, k, type_name(value));
         }
         if (json_integer_value(value) < 0) {
             return mlff_fail(error, MLFF_ERROR_FORMAT,
@@ -258,7 +264,8 @@ static mlff_status read_shape(const safetensors_file *file, const json_t *array,
         if (__builtin_mul_overflow(tensor->n_values, tensor->shape[k], &tensor->n_values)) {
             return mlff_fail(error, MLFF_ERROR_FORMAT,
                              "%s: tensor '%s': shape %s has more values than a 64-bit integer can count, expected "
-                             "fewer", file->name, mlff_quote(tensor->name).text,
+                             "fewer",
+                             file->name, mlff_quote(tensor->name).text,
                              mlff_quote_shape(tensor->shape, tensor->n_dimensions).text);
         }
     }
@@ -280,19 +287,19 @@ static mlff_status read_offsets(const safetensors_file *file, const json_t *arra
     if (tensor->begin > tensor->end || tensor->end > data_size) {
         return mlff_fail(error, MLFF_ERROR_FORMAT,
                          "%s: tensor '%s': data_offsets [%" PRIu64 ",%" PRIu64 "], expected begin <= end <= %" PRIu64
-                         ", the bytes of data in the file%s", file->name, mlff_quote(tensor->name).text,
-                         tensor->begin, tensor->end, data_size,
+                         ", the bytes of data in the file%s",
+                         file->name, mlff_quote(tensor->name).text, tensor->begin, tensor->end, data_size,
                          tensor->end > data_size ? " (is it truncated?)" : "");
     }
     uint64_t bytes;
     if (__builtin_mul_overflow((uint64_t)tensor->n_values, (uint64_t)dtypes[tensor->dtype].bytes, &bytes) ||
         bytes != tensor->end - tensor->begin) {
         return mlff_fail(error, MLFF_ERROR_FORMAT,
-                         "%s: tensor '%s': data_offsets [%" PRIu64 ",%" PRIu64 "] span %" PRIu64 " bytes, expected %"
-                         PRId64 " values of %zu bytes (%s, shape %s)", file->name, mlff_quote(tensor->name).text,
-                         tensor->begin, tensor->end, tensor->end - tensor->begin, tensor->n_values,
-                         dtypes[tensor->dtype].bytes, dtypes[tensor->dtype].name,
-                         mlff_quote_shape(tensor->shape, tensor->n_dimensions).text);
+                         "%s: tensor '%s': data_offsets [%" PRIu64 ",%" PRIu64 "] span %" PRIu64
+                         " bytes, expected %" PRId64 " values of %zu bytes (%s, shape %s)",
+                         file->name, mlff_quote(tensor->name).text, tensor->begin, tensor->end,
+                         tensor->end - tensor->begin, tensor->n_values, dtypes[tensor->dtype].bytes,
+                         dtypes[tensor->dtype].name, mlff_quote_shape(tensor->shape, tensor->n_dimensions).text);
     }
     return MLFF_OK;
 }
@@ -342,15 +349,17 @@ static mlff_status check_coverage(const safetensors_file *file, uint64_t data_si
         if (tensor->begin != covered) {
             return mlff_fail(error, MLFF_ERROR_FORMAT,
                              "%s: tensor '%s': data begin at offset %" PRIu64 ", expected %" PRIu64
-                             ", where the tensor before ends (%s)", file->name, mlff_quote(tensor->name).text,
-                             tensor->begin, covered, tensor->begin < covered ? "they overlap" : "there is a hole");
+                             ", where the tensor before ends (%s)",
+                             file->name, mlff_quote(tensor->name).text, tensor->begin, covered,
+                             tensor->begin < covered ? "they overlap" : "there is a hole");
         }
         covered = tensor->end;
     }
     if (covered != data_size) {
         return mlff_fail(error, MLFF_ERROR_FORMAT,
                          "%s: %" PRIu64 " bytes of data, expected %" PRIu64
-                         ", where the last tensor ends (trailing bytes)", file->name, data_size, covered);
+                         ", where the last tensor ends (trailing bytes)",
+                         file->name, data_size, covered);
     }
     return MLFF_OK;
 }

@@ -3,6 +3,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+
 #include <cmocka.h>
 
 #include <errno.h>
@@ -173,7 +174,8 @@ static void unexpected_tensor_is_named(void **state)
     (void)state;
     tiny_options options = tiny_gaussian;
     options.extra = "message.2.filter.bias";
-    expect_refusal(tiny_make(&options), MLFF_ERROR_FORMAT, "unexpected tensor 'message.2.filter.bias', expected only the");
+    expect_refusal(tiny_make(&options), MLFF_ERROR_FORMAT,
+                   "unexpected tensor 'message.2.filter.bias', expected only the");
     options.extra = "embedding.Weight";
     expect_refusal(tiny_make(&options), MLFF_ERROR_FORMAT, "unexpected tensor 'embedding.Weight'");
 }

@@ -3,6 +3,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+
 #include <cmocka.h>
 
 #include <unistd.h>
@@ -91,7 +92,7 @@ static void every_failed_allocation_is_reported_with_its_bytes(void **state)
     }
     assert_int_equal(n_weights, 1);
     assert_int_equal(n_header, 2);
-    assert_int_equal(n_model, 2 + 2 + 40); /* file and struct, name and table, 20 keys and values */
+    assert_int_equal(n_model, 2 + 2 + 40);                   /* file and struct, name and table, 20 keys and values */
     assert_int_equal(n, n_weights + n_header + n_model + 1); /* and the elements */
 }
 

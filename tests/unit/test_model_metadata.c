@@ -3,6 +3,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+
 #include <cmocka.h>
 
 #include <locale.h>
@@ -120,8 +121,8 @@ static void unknown_format_version_or_architecture_is_rejected(void **state)
 static void size_that_is_no_integer_in_range_is_rejected(void **state)
 {
     (void)state;
-    EXPECT_REFUSAL_OF("features", "an integer of 1 to 1024", "", "0", "-1", "1025", "4.0", "4 ", " 4", "+4", "04", "0x4",
-                      "4e0", "nan", "4294967300", "18446744073709551620", "99999999999999999999999", "four");
+    EXPECT_REFUSAL_OF("features", "an integer of 1 to 1024", "", "0", "-1", "1025", "4.0", "4 ", " 4", "+4", "04",
+                      "0x4", "4e0", "nan", "4294967300", "18446744073709551620", "99999999999999999999999", "four");
     EXPECT_REFUSAL_OF("interactions", "an integer of 1 to 16", "", "0", "17", "-2", "2.", "4294967298");
     EXPECT_REFUSAL_OF("radial_functions", "an integer of 1 to 256", "", "0", "257", "3,", "3a");
     EXPECT_REFUSAL_OF("readout_features", "an integer of 1 to 1024", "", "0", "1025", "2;");
@@ -151,8 +152,8 @@ static void energy_that_is_no_number_in_range_is_rejected(void **state)
 static void wrong_element_energies_are_rejected(void **state)
 {
     (void)state;
-    EXPECT_REFUSAL_OF("element_energies", "a number of -1e9 to 1e9 for each element", "", "nan 1 2", "1 inf 2", "1 2 1e10",
-                      "1  2 3", "1 2 ", " 1 2 3", "1 2 x");
+    EXPECT_REFUSAL_OF("element_energies", "a number of -1e9 to 1e9 for each element", "", "nan 1 2", "1 inf 2",
+                      "1 2 1e10", "1  2 3", "1 2 ", " 1 2 3", "1 2 x");
     EXPECT_REFUSAL_OF("element_energies", "as many numbers as elements", "1", "1 2", "1 2 3 4", "1 2 3 ", "1,2,3",
                       "1;2;3", "1 2 3x");
 }
@@ -160,8 +161,8 @@ static void wrong_element_energies_are_rejected(void **state)
 static void wrong_elements_are_rejected(void **state)
 {
     (void)state;
-    EXPECT_REFUSAL_OF("elements", "chemical symbols separated by one space", "", " ", "H C Xx", "H C o", "H C ", " H C O",
-                      "H  C O", "H,C,O", "1 6 8", "h c o", "HCO", "H C Uue");
+    EXPECT_REFUSAL_OF("elements", "chemical symbols separated by one space", "", " ", "H C Xx", "H C o", "H C ",
+                      " H C O", "H  C O", "H,C,O", "1 6 8", "h c o", "HCO", "H C Uue");
     EXPECT_REFUSAL_OF("elements", "each chemical symbol once", "H C H", "O O O");
 }
 
@@ -196,8 +197,9 @@ static void numbers_have_their_meaning(void **state)
     static const struct {
         const char *text;
         double value;
-    } good[] = {{"5", 5.0}, {"5.", 5.0}, {".5", 0.5}, {"5.25", 5.25}, {"1e2", 100.0}, {"1E+1", 10.0}, {"0.1", 0.1},
-                {"500e-2", 5.0}, {"4.9999999999999991", 0x1.3ffffffffffffp2}};
+    } good[] = {{"5", 5.0},     {"5.", 5.0},     {".5", 0.5},
+                {"5.25", 5.25}, {"1e2", 100.0},  {"1E+1", 10.0},
+                {"0.1", 0.1},   {"500e-2", 5.0}, {"4.9999999999999991", 0x1.3ffffffffffffp2}};
     for (size_t k = 0; k < COUNT(good); k++) {
         mlff_model *model = expect_model(tiny_with("cutoff", good[k].text));
         assert_true(mlff_model_get_info(model)->cutoff == good[k].value);
@@ -257,7 +259,8 @@ static void all_elements_of_the_periodic_table_are_known(void **state)
         "Mc Lv Ts Og";
     enum { n = 118 };
     char energies[2 * n];
-    for (int k = 0; k < n; k++) memcpy(energies + 2 * k, "1 ", 2);
+    for (int k = 0; k < n; k++)
+        memcpy(energies + 2 * k, "1 ", 2);
     energies[2 * n - 1] = '\0';
     tiny_options options = tiny_gaussian;
     options.elements = elements;
@@ -282,7 +285,8 @@ static int set_comma_locale(char *folder)
         }
         char command[256];
         if (attempt > 0 || !mkdtemp(folder)) break;
-        snprintf(command, sizeof command, "localedef -i de_DE -f UTF-8 '%s/de_DE.UTF-8' >'%s/log' 2>&1", folder, folder);
+        snprintf(command, sizeof command, "localedef -i de_DE -f UTF-8 '%s/de_DE.UTF-8' >'%s/log' 2>&1", folder,
+                 folder);
         if (system(command) != 0) break;
         setenv("LOCPATH", folder, 1);
     }

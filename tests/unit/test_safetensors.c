@@ -3,6 +3,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+
 #include <cmocka.h>
 
 #include "mlff.h"
@@ -38,7 +39,8 @@ static void every_truncation_is_rejected(void **state)
     unsigned char *bytes = tiny_pack(tiny, &size);
     size_t header_end = size - tiny->data_size;
     for (size_t n = 8; n < size; n++) {
-        expect_refusal_of_bytes(bytes, n, MLFF_ERROR_FORMAT, n < header_end ? "(is the file truncated?)" : "truncated?");
+        expect_refusal_of_bytes(bytes, n, MLFF_ERROR_FORMAT,
+                                n < header_end ? "(is the file truncated?)" : "truncated?");
     }
     free(bytes);
     tiny_free(tiny);
@@ -60,7 +62,8 @@ static void expect_refusal_of_header_length(uint64_t n, const char *part)
     tiny_model *tiny = tiny_make(&tiny_bessel);
     size_t size;
     unsigned char *bytes = tiny_pack(tiny, &size);
-    for (int k = 0; k < 8; k++) bytes[k] = (unsigned char)(n >> 8 * k);
+    for (int k = 0; k < 8; k++)
+        bytes[k] = (unsigned char)(n >> 8 * k);
     expect_refusal_of_bytes(bytes, size, MLFF_ERROR_FORMAT, part);
     free(bytes);
     tiny_free(tiny);
@@ -180,7 +183,8 @@ static void deep_nesting_is_rejected(void **state)
     char *text = malloc(5 * depth + 16);
     for (int kind = 0; kind < 2; kind++) {
         size_t n = (size_t)sprintf(text, "{\"a\":");
-        for (int k = 0; k < depth; k++) n += (size_t)sprintf(text + n, "%s", openers[kind]);
+        for (int k = 0; k < depth; k++)
+            n += (size_t)sprintf(text + n, "%s", openers[kind]);
         strcpy(text + n, "}");
         expect_refusal_of_header(text, "maximum parsing depth reached");
     }
@@ -313,7 +317,8 @@ static void wrong_offsets_are_rejected(void **state)
     expect_refusal_of_field("data_offsets", "[0,96.0]", "data offset 1 is a fractional number, expected an integer");
     expect_refusal_of_field("data_offsets", "[-96,0]", "data offset 0 is -96, expected 0 or more");
     expect_refusal_of_field("data_offsets", "[96,0]", "data_offsets [96,0], expected begin <= end");
-    expect_refusal_of_field("data_offsets", "[0,9223372036854775807]", "data_offsets [0,9223372036854775807], expected");
+    expect_refusal_of_field("data_offsets", "[0,9223372036854775807]",
+                            "data_offsets [0,9223372036854775807], expected");
     expect_refusal_of_field("data_offsets", "[9223372036854775711,9223372036854775807]", "expected begin <= end <= ");
 }
 

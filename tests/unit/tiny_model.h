@@ -21,18 +21,31 @@ typedef struct tiny_options {
     const char *elements, *element_energies;
     const char *energy_unit;
     int n_elements, bessel, vector_bias;
-    int value_size;        /* 4 or 8 */
-    const char *left_out;  /* a tensor that the file does not have, or NULL */
-    const char *extra;     /* a tensor [2] that no model has, or NULL */
+    int value_size;       /* 4 or 8 */
+    const char *left_out; /* a tensor that the file does not have, or NULL */
+    const char *extra;    /* a tensor [2] that no model has, or NULL */
 } tiny_options;
 
-static const tiny_options tiny_gaussian = {
-    .features = 4, .interactions = 2, .radial_functions = 3, .readout_features = 2, .n_elements = 3,
-    .elements = "H C O", .element_energies = "-13.5 1.0 2e0", .energy_unit = "eV", .value_size = 4};
-static const tiny_options tiny_bessel = {
-    .features = 2, .interactions = 1, .radial_functions = 1, .readout_features = 1, .n_elements = 1,
-    .elements = "Si", .element_energies = "-1e-1", .energy_unit = "kcal/mol", .bessel = 1, .vector_bias = 1,
-    .value_size = 8};
+static const tiny_options tiny_gaussian = {.features = 4,
+                                           .interactions = 2,
+                                           .radial_functions = 3,
+                                           .readout_features = 2,
+                                           .n_elements = 3,
+                                           .elements = "H C O",
+                                           .element_energies = "-13.5 1.0 2e0",
+                                           .energy_unit = "eV",
+                                           .value_size = 4};
+static const tiny_options tiny_bessel = {.features = 2,
+                                         .interactions = 1,
+                                         .radial_functions = 1,
+                                         .readout_features = 1,
+                                         .n_elements = 1,
+                                         .elements = "Si",
+                                         .element_energies = "-1e-1",
+                                         .energy_unit = "kcal/mol",
+                                         .bessel = 1,
+                                         .vector_bias = 1,
+                                         .value_size = 8};
 
 typedef struct tiny_model {
     json_t *header;
@@ -46,7 +59,8 @@ typedef struct tiny_model {
 static inline double tiny_value(const char *name, int64_t i)
 {
     uint32_t hash = 2166136261u;
-    for (; *name; name++) hash = (hash ^ (unsigned char)*name) * 16777619u;
+    for (; *name; name++)
+        hash = (hash ^ (unsigned char)*name) * 16777619u;
     hash = (hash ^ (uint32_t)i) * 2654435761u;
     return (1 + (hash >> 12)) / 1048576.0; /* in (0, 1] */
 }
@@ -63,7 +77,8 @@ static inline void tiny_store(unsigned char *p, int value_size, double value)
         memcpy(&single_bits, &single, 4);
         bits = single_bits;
     }
-    for (int k = 0; k < value_size; k++) p[k] = (unsigned char)(bits >> 8 * k);
+    for (int k = 0; k < value_size; k++)
+        p[k] = (unsigned char)(bits >> 8 * k);
 }
 
 /* columns 0: one dimension */
@@ -100,7 +115,9 @@ static inline void tiny_add_metadata(tiny_model *tiny)
     const tiny_options *o = &tiny->options;
     char sizes[4][16];
     const int values[4] = {o->features, o->interactions, o->radial_functions, o->readout_features};
-    for (int k = 0; k < 4; k++) snprintf(sizes[k], sizeof sizes[k], "%d", values[k]);
+    for (int k = 0; k < 4; k++)
+        snprintf(sizes[k], sizeof sizes[k], "%d", values[k]);
+    /* clang-format off */
     const char *const pairs[][2] = {
         {"mlff_format", "1"}, {"architecture", "painn"}, {"features", sizes[0]}, {"interactions", sizes[1]},
         {"radial", o->bessel ? "bessel" : "gaussian"}, {"radial_functions", sizes[2]}, {"cutoff_function", "cosine"},
@@ -108,6 +125,7 @@ static inline void tiny_add_metadata(tiny_model *tiny)
         {"readout_features", sizes[3]}, {"elements", o->elements}, {"energy_unit", o->energy_unit},
         {"length_unit", "angstrom"}, {"scale", "1.5"}, {"shift", "-2.25"}, {"element_energies", o->element_energies},
         {"provenance", "made by a test"}, {"licence", "MIT"}, {"info.note", "anything"}};
+    /* clang-format on */
     tiny->metadata = json_object();
     json_object_set_new(tiny->header, "__metadata__", tiny->metadata);
     for (size_t k = 0; k < sizeof pairs / sizeof pairs[0]; k++) {
@@ -163,7 +181,8 @@ static inline unsigned char *tiny_join(const void *header, size_t n, const void 
 {
     *size = 8 + n + data_size;
     unsigned char *bytes = malloc(*size);
-    for (int k = 0; k < 8; k++) bytes[k] = (unsigned char)((uint64_t)n >> 8 * k);
+    for (int k = 0; k < 8; k++)
+        bytes[k] = (unsigned char)((uint64_t)n >> 8 * k);
     memcpy(bytes + 8, header, n);
     if (data_size) memcpy(bytes + 8 + n, data, data_size);
     return bytes;
