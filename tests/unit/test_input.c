@@ -1,0 +1,316 @@
+/* SPDX-License-Identifier: MIT */
+/* Odd and wrong inputs of mlff_evaluator_create and mlff_evaluate: batches, nothing at all, far away, at the same place. */
+#include "support.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static mlff_evaluator *evaluator_for(const mlff_model *model, mlff_precision precision)
+{
+    const mlff_options options = {.device = MLFF_DEVICE_CPU, .precision = precision, .threads = 2};
+    mlff_error error;
+    mlff_evaluator *e = NULL;
+    if (mlff_evaluator_create(model, &options, &e, &error) != MLFF_OK) fail_msg("%s", error.message);
+    return e;
+}
+
+static mlff_input input_of(const reference *r, const mlff_structures *structures)
+{
+    return (mlff_input){.n_local = r->n, .n_all = r->n, .x = r->x, .species = r->species, .structures = structures};
+}
+
+static const int32_t *first_atoms(const reference *r)
+{
+    static int32_t first[2];
+    first[1] = r->n;
+    return first;
+}
+
+static mlff_structures structures_of(const reference *r)
+{
+    return (mlff_structures){.n_structures = 1, .first_atom = first_atoms(r), .cell = r->cell, .periodic = r->periodic};
+}
+
+static void assert_fails(mlff_status got, const mlff_error *error, mlff_status expected, const char *part)
+{
+    if (got != expected || !strstr(error->message, part))
+        fail_msg("status %d \"%s\", expected %d with \"%s\"", (int)got, error->message, (int)expected, part);
+}
+
+/* ------------------------------------------------------------------------------------------- right ones */
+
+static void a_batch_gives_what_its_structures_give_alone(void **unused)
+{
+    (void)unused;
+    const char *names[] = {"ortho", "molecule", "triclinic", "isolated", "one_atom", "outside"};
+    reference r[6];
+    int32_t first[7] = {0}, periodic[18], total = 0;
+    double cell[54], energy[6], virial[54];
+    for (int k = 0; k < 6; k++) {
+        reference_load(&r[k], "gaussian_ev", names[k]);
+        memcpy(cell + 9 * k, r[k].cell, sizeof r[k].cell);
+        memcpy(periodic + 3 * k, r[k].periodic, sizeof r[k].periodic);
+        first[k + 1] = total += r[k].n;
+    }
+    double *x = malloc(3 * (size_t)total * sizeof *x), *forces = malloc(3 * (size_t)total * sizeof *x);
+    int32_t *species = malloc((size_t)total * sizeof *species);
+    for (int k = 0; k < 6; k++) {
+        memcpy(x + 3 * first[k], r[k].x, 3 * (size_t)r[k].n * sizeof *x);
+        memcpy(species + first[k], r[k].species, (size_t)r[k].n * sizeof *species);
+    }
+    const mlff_structures structures = {.n_structures = 6, .first_atom = first, .cell = cell, .periodic = periodic};
+    const mlff_input input = {.n_local = total, .n_all = total, .x = x, .species = species, .structures = &structures};
+    mlff_output output = {.energy = energy, .forces = forces, .virial = virial};
+    mlff_evaluator *e = evaluator_for(r[0].model, MLFF_PRECISION_DOUBLE);
+    mlff_error error;
+    if (mlff_evaluate(e, &input, &output, &error) != MLFF_OK) fail_msg("%s", error.message);
+    for (int k = 0; k < 6; k++) {
+        const size_t n = (size_t)r[k].n;
+        assert_at_most(r[k].name, "energy, eV", fabs(energy[k] - r[k].energy), 1e-8 * (double)n);
+        assert_at_most(r[k].name, "forces", largest_difference(forces + 3 * first[k], r[k].forces, 3 * n),
+                       1e-9 * fmax(1, largest(r[k].forces, 3 * n)));
+        assert_at_most(r[k].name, "virial", largest_difference(virial + 9 * k, r[k].virial, 9),
+                       1e-9 * fmax(1, largest(r[k].virial, 9)));
+        reference_free(&r[k]);
+    }
+    mlff_evaluator_free(e);
+    free(x), free(forces), free(species);
+}
+
+static void the_energy_alone_is_the_same_energy(void **unused)
+{
+    (void)unused;
+    reference r;
+    reference_load(&r, "bessel_bias", "triclinic");
+    result all;
+    evaluate_structure(r.model, MLFF_PRECISION_SINGLE, 2, r.n, r.x, r.species, r.cell, r.periodic, &all);
+    const mlff_structures structures = structures_of(&r);
+    const mlff_input input = input_of(&r, &structures);
+    double energy;
+    mlff_output output = {.energy = &energy};
+    mlff_evaluator *e = evaluator_for(r.model, MLFF_PRECISION_SINGLE);
+    assert_int_equal(mlff_evaluate(e, &input, &output, NULL), MLFF_OK);
+    assert_memory_equal(&energy, &all.energy, sizeof energy);
+    mlff_evaluator_free(e);
+    result_free(&all);
+    reference_free(&r);
+}
+
+static void no_atoms_at_all_have_no_energy(void **unused)
+{
+    (void)unused;
+    reference r;
+    reference_load(&r, "gaussian_ev", "ortho");
+    const int32_t first[2] = {0, 0};
+    const mlff_structures structures = {.n_structures = 1, .first_atom = first, .cell = r.cell, .periodic = r.periodic};
+    const mlff_input input = {.structures = &structures};
+    double energy = 1, virial[9] = {1};
+    mlff_output output = {.energy = &energy, .virial = virial};
+    mlff_evaluator *e = evaluator_for(r.model, MLFF_PRECISION_DOUBLE);
+    mlff_error error;
+    if (mlff_evaluate(e, &input, &output, &error) != MLFF_OK) fail_msg("%s", error.message);
+    assert_true(energy == 0 && largest(virial, 9) == 0);
+    mlff_evaluator_free(e);
+    reference_free(&r);
+}
+
+static void an_isolated_atom_has_its_own_energy_and_no_force(void **unused)
+{
+    (void)unused;
+    reference r;
+    reference_load(&r, "gaussian_kcal", "isolated");
+    result got;
+    evaluate_structure(r.model, MLFF_PRECISION_DOUBLE, 1, r.n, r.x, r.species, r.cell, r.periodic, &got);
+    assert_at_most("isolated", "energy", fabs(got.energy - r.energy), 1e-8);
+    assert_true(fabs(got.energy) > 1e-3);
+    assert_true(largest(got.forces, 3 * (size_t)r.n) == 0);
+    result_free(&got);
+    reference_free(&r);
+}
+
+/* A cell and its replicas: the same forces, n times the energy. Also for a cell shorter than the cutoff. */
+static void a_small_cell_equals_its_replica(void **unused)
+{
+    (void)unused;
+    const char *names[] = {"triclinic", "one_atom"};
+    for (int k = 0; k < 2; k++) {
+        reference r;
+        reference_load(&r, "gaussian_ev", names[k]);
+        const int copies = 12, shape[3] = {2, 3, 2};
+        const size_t n = (size_t)r.n;
+        double *x = malloc(3 * n * copies * sizeof *x), cell[9];
+        int32_t *species = malloc(n * copies * sizeof *species);
+        int copy = 0;
+        for (int a = 0; a < shape[0]; a++)
+            for (int b = 0; b < shape[1]; b++)
+                for (int c = 0; c < shape[2]; c++, copy++)
+                    for (size_t i = 0; i < n; i++) {
+                        for (int q = 0; q < 3; q++)
+                            x[3 * (copy * n + i) + q] = r.x[3 * i + q] + a * r.cell[q] + b * r.cell[3 + q] + c * r.cell[6 + q];
+                        species[copy * n + i] = r.species[i];
+                    }
+        for (int q = 0; q < 9; q++) cell[q] = r.cell[q] * shape[q / 3];
+        result small, large;
+        evaluate_structure(r.model, MLFF_PRECISION_DOUBLE, 1, r.n, r.x, r.species, r.cell, r.periodic, &small);
+        evaluate_structure(r.model, MLFF_PRECISION_DOUBLE, 2, r.n * copies, x, species, cell, r.periodic, &large);
+        assert_at_most(r.name, "energy an atom", fabs(large.energy / copies - small.energy), 1e-9);
+        for (copy = 0; copy < copies; copy++)
+            assert_at_most(r.name, "forces", largest_difference(large.forces + 3 * n * (size_t)copy, small.forces, 3 * n), 1e-9);
+        result_free(&small);
+        result_free(&large);
+        free(x), free(species);
+        reference_free(&r);
+    }
+}
+
+static void coordinates_far_from_the_origin_cost_no_precision_in_single(void **unused)
+{
+    (void)unused;
+    reference r;
+    reference_load(&r, "gaussian_ev", "molecule");
+    result near, far;
+    evaluate_structure(r.model, MLFF_PRECISION_SINGLE, 1, r.n, r.x, r.species, r.cell, r.periodic, &near);
+    for (int32_t q = 0; q < 3 * r.n; q++) r.x[q] += 131072; /* a power of two: the differences stay what they are */
+    evaluate_structure(r.model, MLFF_PRECISION_SINGLE, 1, r.n, r.x, r.species, r.cell, r.periodic, &far);
+    assert_at_most("far", "RMS relative change of forces",
+                   rms_difference(near.forces, far.forces, 3 * (size_t)r.n) / rms(near.forces, 3 * (size_t)r.n), 1e-6);
+    result_free(&near);
+    result_free(&far);
+    reference_free(&r);
+}
+
+static void many_neighbours_are_all_counted(void **unused)
+{
+    (void)unused;
+    reference r;
+    reference_load(&r, "gaussian_ev", "one_atom");
+    const double dense[9] = {1.1, 0, 0, 0, 1.1, 0, 0, 0, 1.1}, twice[9] = {2.2, 0, 0, 0, 1.1, 0, 0, 0, 1.1};
+    const double x[6] = {0, 0, 0, 1.1, 0, 0};
+    const int32_t species[2] = {r.species[0], r.species[0]}, periodic[3] = {1, 1, 1};
+    result one, two; /* 300 to 400 neighbours an atom, all images */
+    evaluate_structure(r.model, MLFF_PRECISION_DOUBLE, 1, 1, x, species, dense, periodic, &one);
+    evaluate_structure(r.model, MLFF_PRECISION_DOUBLE, 1, 2, x, species, twice, periodic, &two);
+    assert_at_most("dense", "energy an atom, relative", fabs(two.energy / 2 / one.energy - 1), 1e-11);
+    result_free(&one);
+    result_free(&two);
+    reference_free(&r);
+}
+
+/* -------------------------------------------------------------------------------------------- wrong ones */
+
+static void atoms_at_the_same_place_and_bad_numbers_are_refused_by_atom(void **unused)
+{
+    (void)unused;
+    reference r;
+    reference_load(&r, "gaussian_ev", "molecule");
+    mlff_evaluator *e = evaluator_for(r.model, MLFF_PRECISION_DOUBLE);
+    const mlff_structures structures = structures_of(&r);
+    const mlff_input input = input_of(&r, &structures);
+    double energy, x0[3];
+    mlff_output output = {.energy = &energy};
+    mlff_error error;
+    memcpy(x0, r.x + 6, sizeof x0);
+    memcpy(r.x + 6, r.x, sizeof x0);
+    assert_fails(mlff_evaluate(e, &input, &output, &error), &error, MLFF_ERROR_NUMERICS,
+                 "atom index 0 and atom index 2: at the same place");
+    memcpy(r.x + 6, x0, sizeof x0);
+    r.x[7] = NAN;
+    assert_fails(mlff_evaluate(e, &input, &output, &error), &error, MLFF_ERROR_NUMERICS, "atom index 2");
+    r.x[7] = INFINITY;
+    assert_fails(mlff_evaluate(e, &input, &output, &error), &error, MLFF_ERROR_NUMERICS, "atom index 2");
+    memcpy(r.x + 6, x0, sizeof x0); /* and after a failure it works again */
+    assert_int_equal(mlff_evaluate(e, &input, &output, &error), MLFF_OK);
+    assert_at_most("again", "energy", fabs(energy - r.energy), 1e-8 * r.n);
+    mlff_evaluator_free(e);
+    reference_free(&r);
+}
+
+static void an_energy_that_overflows_is_refused(void **unused)
+{
+    (void)unused;
+    reference r;
+    reference_load(&r, "gaussian_ev", "molecule");
+    mlff_evaluator *e = evaluator_for(r.model, MLFF_PRECISION_SINGLE);
+    const mlff_structures structures = structures_of(&r);
+    const mlff_input input = input_of(&r, &structures);
+    double forces[3 * 64];
+    mlff_output output = {.forces = forces};
+    mlff_error error;
+    for (int a = 0; a < 3; a++) r.x[a] = 0, r.x[3 + a] = 1e-41; /* 1/d is infinite in single */
+    mlff_status status = mlff_evaluate(e, &input, &output, &error);
+    if (status == MLFF_OK)
+        for (int32_t q = 0; q < 3 * r.n; q++) assert_true(isfinite(forces[q]));
+    else
+        assert_fails(status, &error, MLFF_ERROR_NUMERICS, "atom index");
+    mlff_evaluator_free(e);
+    reference_free(&r);
+}
+
+static void what_this_build_does_not_have_is_refused_in_words(void **unused)
+{
+    (void)unused;
+    reference r;
+    reference_load(&r, "gaussian_ev", "molecule");
+    mlff_evaluator *e;
+    mlff_error error;
+    mlff_options options = {.device = MLFF_DEVICE_CPU, .precision = MLFF_PRECISION_MIXED};
+    assert_fails(mlff_evaluator_create(r.model, &options, &e, &error), &error, MLFF_ERROR_UNSUPPORTED, "precision mixed");
+    assert_null(e);
+    options = (mlff_options){.threads = -1};
+    assert_fails(mlff_evaluator_create(r.model, &options, &e, &error), &error, MLFF_ERROR_ARGUMENT, "threads -1");
+    options = (mlff_options){.precision = 77};
+    assert_fails(mlff_evaluator_create(r.model, &options, &e, &error), &error, MLFF_ERROR_ARGUMENT, "precision 77");
+    options = (mlff_options){.device = 9};
+    assert_fails(mlff_evaluator_create(r.model, &options, &e, &error), &error, MLFF_ERROR_ARGUMENT, "device 9");
+    assert_fails(mlff_evaluator_create(NULL, NULL, &e, &error), &error, MLFF_ERROR_ARGUMENT, "model is NULL");
+    reference_free(&r);
+}
+
+static void inputs_that_contradict_themselves_are_refused(void **unused)
+{
+    (void)unused;
+    reference r;
+    reference_load(&r, "gaussian_ev", "ortho");
+    mlff_evaluator *e = evaluator_for(r.model, MLFF_PRECISION_DOUBLE);
+    const mlff_structures structures = structures_of(&r);
+    double energy;
+    mlff_output output = {.energy = &energy};
+    mlff_error error;
+    mlff_input input = input_of(&r, NULL);
+    assert_fails(mlff_evaluate(e, &input, &output, &error), &error, MLFF_ERROR_ARGUMENT, "neither");
+    input = input_of(&r, &structures);
+    input.x = NULL;
+    assert_fails(mlff_evaluate(e, &input, &output, &error), &error, MLFF_ERROR_ARGUMENT, "x is NULL");
+    input = input_of(&r, &structures);
+    input.n_local = -1;
+    assert_fails(mlff_evaluate(e, &input, &output, &error), &error, MLFF_ERROR_ARGUMENT, "n_local -1");
+    input = input_of(&r, &structures);
+    r.species[1] = 99;
+    assert_fails(mlff_evaluate(e, &input, &output, &error), &error, MLFF_ERROR_ARGUMENT, "99");
+    assert_fails(mlff_evaluate(e, NULL, &output, &error), &error, MLFF_ERROR_ARGUMENT, "NULL");
+    assert_fails(mlff_evaluate(NULL, &input, &output, &error), &error, MLFF_ERROR_ARGUMENT, "NULL");
+    mlff_evaluator_free(e);
+    mlff_evaluator_free(NULL);
+    mlff_model_free(NULL);
+    reference_free(&r);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_batch_gives_what_its_structures_give_alone),
+        cmocka_unit_test(the_energy_alone_is_the_same_energy),
+        cmocka_unit_test(no_atoms_at_all_have_no_energy),
+        cmocka_unit_test(an_isolated_atom_has_its_own_energy_and_no_force),
+        cmocka_unit_test(a_small_cell_equals_its_replica),
+        cmocka_unit_test(coordinates_far_from_the_origin_cost_no_precision_in_single),
+        cmocka_unit_test(many_neighbours_are_all_counted),
+        cmocka_unit_test(atoms_at_the_same_place_and_bad_numbers_are_refused_by_atom),
+        cmocka_unit_test(an_energy_that_overflows_is_refused),
+        cmocka_unit_test(what_this_build_does_not_have_is_refused_in_words),
+        cmocka_unit_test(inputs_that_contradict_themselves_are_refused),
+    };
+    return cmocka_run_group_tests_name("input", tests, NULL, NULL);
+}
