@@ -37,8 +37,7 @@ def convert(path: str | os.PathLike, conversion: Conversion) -> ModelFile:
     """Reads the checkpoint at path; the model has the elements, units and texts of conversion."""
     root = Module(archive.load(path, VOCABULARY), "", conversion)
     if root.kind != "NeuralNetworkPotential":
-        hint = "; expected the whole model that SchNetPack saves as best_model"
-        raise conversion.fail(f"holds {root.article_kind}, not a NeuralNetworkPotential{hint}")
+        raise conversion.fail(f"holds {root.article_kind}, expected a NeuralNetworkPotential")
     if conversion.elements is None:
         raise conversion.fail("does not record which elements were trained, give them with --elements")
     painn = root.child("representation").expect("PaiNN")
@@ -74,7 +73,9 @@ class Module:
     def __init__(self, record: object, place: str, conversion: Conversion):
         if not isinstance(record, Record):
             found = type(record).__name__
-            raise conversion.fail(f"{place or 'the file'} holds a {found}, expected a torch module")
+            if not place:
+                raise conversion.fail(f"holds a {found}, expected the whole model that SchNetPack saves as best_model")
+            raise conversion.fail(f"'{place}' is a {found}, expected a torch module")
         self.record, self.place, self.conversion = record, place, conversion
         self.attributes = vars(record)
 

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: MIT
+"""The `mlff` command: info, check, eval, bench, plugin.
+
+Exit codes: 0 well, 1 a file is bad or a check failed, 2 wrong usage. What was asked for goes to stdout, everything
+else to stderr; with --json stdout holds one JSON object and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Callable
+
+from . import __version__
+from .commands import bench, check, evaluate, info, plugin
+from .errors import MlffError, UsageError
+
+_EPILOG = """All numbers are in eV and angstrom, whatever the unit of the model file.
+Model files are made by mlff-convert (from other programs' checkpoints) and by mlff-train."""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mlff",
+        description="Look at, test, evaluate and time the force fields that pair_style mlff runs.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"mlff {__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in (info, check, evaluate, bench, plugin):
+        command.add_parser(subparsers)
+    return parser
+
+
+def run_safely(program: str, action: Callable[[], int]) -> int:
+    """Runs the action; failures that are the input's become one sentence on stderr and an exit code."""
+    try:
+        return action()
+    except UsageError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 2
+    except MlffError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # the reader of our output has gone (`mlff info ... | head`); keep Python from complaining at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"{program}: {where}{error.strerror or error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        return 130
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = make_parser().parse_args(argv)
+
+    def action() -> int:
+        status = arguments.run(arguments)
+        sys.stdout.flush()
+        return status
+
+    return run_safely("mlff", action)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
