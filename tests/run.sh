@@ -87,6 +87,17 @@ run_pytest() {
         --junitxml="$results/$1.xml"
 }
 
+# A program that is one test as a whole.
+run_program() {
+    local name=$1 status=0 problem=''
+    shift
+    say "== $name"
+    "$@" </dev/null || status=$?
+    [ "$status" = 0 ] || problem="<failure message='exit status $status'/>"
+    printf '<testsuite><testcase name="%s">%s</testcase></testsuite>\n' "$name" "$problem" >"$results/$name.xml"
+    printf '%s\n' "$status" >"$results/$name.status"
+}
+
 record() {
     local name=$1 status=0
     shift
@@ -107,4 +118,5 @@ fi
 if has_part c; then run_c_tests; fi
 if has_part python; then run_pytest python; fi
 if has_part lammps; then run_pytest lammps; fi
+if [ -n "$fuzz" ]; then run_program fuzz tests/fuzz/run.sh "$fuzz"; fi
 "$venv/bin/python" tests/totals.py "$results"
