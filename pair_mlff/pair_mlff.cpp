@@ -30,6 +30,8 @@
 
 using namespace LAMMPS_NS;
 
+void *make_pair_mlff(void *lmp);
+
 static const char *const DEVICE_NAMES[] = {"auto", "cpu", "cuda"};
 static const char *const PRECISION_NAMES[] = {"default", "double", "single", "mixed"};
 
@@ -45,6 +47,12 @@ PairMLFF::PairMLFF(LAMMPS *host) :
     manybody_flag = 1;
     no_virial_fdotr_compute = 1;
     centroidstressflag = CENTROID_AVAIL;
+}
+
+/* For plugin.cpp, which must not know a class whose layout depends on LAMMPS's version. */
+void *make_pair_mlff(void *lmp)
+{
+    return new PairMLFF(static_cast<LAMMPS *>(lmp));
 }
 
 PairMLFF::~PairMLFF()

@@ -4,8 +4,6 @@
  * misbehaves later, so we compare first, through the C interface of the running LAMMPS only: a class of another
  * version may be laid out in another way. If they differ, the style is not registered and a warning says why.
  */
-#include "pair_mlff.h"
-
 #include "mlff.h"
 
 #include "lmptype.h"
@@ -40,6 +38,8 @@ typedef struct {
 
 __attribute__((visibility("default"))) void lammpsplugin_init(void *lmp, void *handle, void *regfunc);
 }
+
+void *make_pair_mlff(void *lmp); /* pair_mlff.cpp */
 
 typedef void (*register_function)(mlff_lammpsplugin *, void *lmp);
 
@@ -101,9 +101,17 @@ static std::string find_mismatch(void *lmp)
     return "";
 }
 
-static void *make_pair_mlff(void *lmp)
+/* On the screen and in the log, once. A warning and no error: LAMMPS also loads every plugin of LAMMPS_PLUGIN_PATH,
+ * and runs that do not use this one must go on. The others stop at their pair_style. */
+static void warn(void *lmp, const std::string &sentence)
 {
-    return new PairMLFF(static_cast<LAMMPS *>(lmp));
+    const auto setting = host_function<int (*)(void *, const char *)>("lammps_extract_setting");
+    const auto lammps_error = host_function<void (*)(void *, int, const char *)>("lammps_error");
+    const int type_warning = 0;
+    if (!setting || !lammps_error)
+        std::fprintf(stderr, "WARNING: %s\n", sentence.c_str());
+    else if (setting(lmp, "world_rank") == 0)
+        lammps_error(lmp, type_warning, sentence.c_str());
 }
 
 void lammpsplugin_init(void *lmp, void *handle, void *regfunc)
@@ -112,12 +120,7 @@ void lammpsplugin_init(void *lmp, void *handle, void *regfunc)
     if (!mismatch.empty()) {
         const std::string sentence = "pair style mlff is not available: its plugin was built for LAMMPS "
             MLFF_LAMMPS_VERSION ", and " + mismatch + ". Build the plugin for this LAMMPS";
-        /* type 0 is a warning: on the screen and in the log of rank 0 */
-        const auto lammps_error = host_function<void (*)(void *, int, const char *)>("lammps_error");
-        if (lammps_error)
-            lammps_error(lmp, 0, sentence.c_str());
-        else
-            std::fprintf(stderr, "WARNING: %s\n", sentence.c_str());
+        warn(lmp, sentence);
         return;
     }
 

