@@ -29,15 +29,14 @@ class Record:
         self.arguments = arguments
 
     def __setstate__(self, state):
-        # torch modules store a dictionary, others (dictionary, slots)
+        # torch modules store a dictionary, objects with slots (dictionary, slots), some classes anything
         parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
         for part in parts:
-            if part is None:
-                continue
-            if not isinstance(part, dict) or not all(isinstance(key, str) for key in part):
-                raise ConversionError(f"the state of a {type(self).class_path} is not a dictionary of attributes")
-            # not setattr: a stored "__class__" must stay an entry
-            self.__dict__.update(part)
+            if isinstance(part, dict) and all(isinstance(key, str) for key in part):
+                # not setattr: a stored "__class__" must stay an entry
+                self.__dict__.update(part)
+            elif part is not None:
+                self.__dict__["state"] = part
 
     @property
     def class_name(self) -> str:
