@@ -8,7 +8,13 @@
 #include "graph.h"
 #include "model.h"
 
-/* rows that the halo callback fills: [n_rows][width] reals */
+/* What an exchange between ranks carries. */
+typedef enum halo_kind {
+    HALO_FEATURES, /* what message_forward of layer l gathers: width 5F */
+    HALO_ADJOINTS  /* what message_reverse gathers: width 4F */
+} halo_kind;
+
+/* Rows in the host's memory that the halo callback fills: [n_rows][width] reals. */
 typedef struct halo_rows {
     void *rows;
     int width;
@@ -17,28 +23,33 @@ typedef struct halo_rows {
 typedef struct backend {
     const char *device;    /* "cpu (avx512)" */
     const char *precision; /* "double" */
-    int real_bytes;
+    int real_bytes; /* of the rows that the halo callback sees */
 
     mlff_status (*create)(const mlff_model *model, int threads, void **state, mlff_error *error);
     void (*free)(void *state);
 
     /* Takes positions, keeps the edges within the cutoff, makes room for every tensor of this evaluation. All that can
      * fail for want of memory or bad numbers fails here, before the first exchange between ranks. */
-    mlff_status (*prepare)(void *state, const mlff_graph *graph, const double *x, int with_reverse, mlff_error *error);
+    mlff_status (*prepare)(void *state, const mlff_graph *graph, const double *x, int with_reverse, int with_halo,
+                           mlff_error *error);
 
     mlff_status (*first_message_forward)(void *state, mlff_error *error);
     mlff_status (*context_forward)(void *state, int l, mlff_error *error);
-    halo_rows (*features)(void *state, int l); /* what message_forward gathers */
     mlff_status (*message_forward)(void *state, int l, mlff_error *error);
     mlff_status (*update_forward)(void *state, int l, mlff_error *error);
     mlff_status (*readout_forward)(void *state, mlff_error *error);
 
     mlff_status (*readout_reverse)(void *state, mlff_error *error);
     mlff_status (*update_reverse)(void *state, int l, mlff_error *error);
-    halo_rows (*adjoints)(void *state); /* what message_reverse gathers */
     mlff_status (*message_reverse)(void *state, int l, mlff_error *error);
     mlff_status (*context_reverse)(void *state, int l, mlff_error *error);
     mlff_status (*first_message_reverse)(void *state, mlff_error *error);
+
+    /* An exchange: halo_begin gives the rows, with the owned ones up to date; halo_end takes the ghosts that arrived.
+     * *rows is valid also when the call fails, because an exchange happens all the same. */
+    mlff_status (*halo_begin)(void *state, halo_kind kind, int l, halo_rows *rows, mlff_error *error);
+    mlff_status (*halo_end)(void *state, halo_kind kind, int l, mlff_error *error);
+    int (*halo_width)(const void *state); /* the larger of the two widths */
 
     /* Edge derivatives to forces and virials; writes what output asks for. Atoms left out get zeros. */
     mlff_status (*collect)(void *state, mlff_output *output, mlff_error *error);

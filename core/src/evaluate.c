@@ -26,14 +26,21 @@ struct mlff_evaluator {
         if (status == MLFF_OK) status = (call);                                                                        \
     } while (0)
 
-static mlff_status exchange(const mlff_halo *halo, const mlff_graph *graph, halo_rows h, int real_bytes,
-                            mlff_status status, mlff_error *error)
+/* Ghost rows from their owners, on several ranks. */
+static mlff_status exchange(mlff_evaluator *e, const mlff_halo *halo, halo_kind kind, int l, mlff_status status,
+                            mlff_error *error)
 {
     if (!halo) return status;
-    int failed = halo->forward(halo->context, h.rows, h.width, real_bytes, graph->row_of_atom);
+    const backend *b = e->backend;
+    halo_rows h;
+    mlff_error unwanted; /* the first failure's sentence stays */
+    mlff_status begun = b->halo_begin(e->state, kind, l, &h, status == MLFF_OK ? error : &unwanted);
+    if (status == MLFF_OK) status = begun;
+    int failed = halo->forward(halo->context, h.rows, h.width, b->real_bytes, e->graph.row_of_atom);
     if (failed && status == MLFF_OK)
-        return mlff_fail(error, MLFF_ERROR_HALO, "the halo exchange of %d values an atom failed with code %d", h.width,
-                         failed);
+        status = mlff_fail(error, MLFF_ERROR_HALO, "the halo exchange of %d values an atom failed with code %d", h.width,
+                           failed);
+    LAYER(b->halo_end(e->state, kind, l, error));
     return status;
 }
 
@@ -49,7 +56,7 @@ static mlff_status run_layers(mlff_evaluator *e, const mlff_halo *halo, int with
     LAYER(b->update_forward(state, 0, error));
     for (int l = 1; l < L; l++) {
         LAYER(b->context_forward(state, l, error));
-        status = exchange(halo, &e->graph, b->features(state, l), b->real_bytes, status, error);
+        status = exchange(e, halo, HALO_FEATURES, l, status, error);
         LAYER(b->message_forward(state, l, error));
         LAYER(b->update_forward(state, l, error));
     }
@@ -59,7 +66,7 @@ static mlff_status run_layers(mlff_evaluator *e, const mlff_halo *halo, int with
     LAYER(b->readout_reverse(state, error));
     for (int l = L - 1; l >= 1; l--) {
         LAYER(b->update_reverse(state, l, error));
-        status = exchange(halo, &e->graph, b->adjoints(state), b->real_bytes, status, error);
+        status = exchange(e, halo, HALO_ADJOINTS, l, status, error);
         LAYER(b->message_reverse(state, l, error));
         LAYER(b->context_reverse(state, l, error));
     }
@@ -120,7 +127,7 @@ static mlff_status prepare(mlff_evaluator *e, const mlff_input *in, const mlff_o
 {
     MLFF_TRY(check_input(in, out, error));
     MLFF_TRY(update_graph(e, in, error));
-    return e->backend->prepare(e->state, &e->graph, in->x, with_reverse, error);
+    return e->backend->prepare(e->state, &e->graph, in->x, with_reverse, in->halo != NULL, error);
 }
 
 mlff_status mlff_evaluate(mlff_evaluator *e, const mlff_input *in, mlff_output *out, mlff_error *error)
@@ -175,7 +182,7 @@ mlff_status mlff_evaluator_create_on(const backend *b, const mlff_model *model, 
         return status;
     }
     e->info = (mlff_evaluator_info){.device = b->device, .precision = b->precision, .threads = threads,
-                                    .real_bytes = b->real_bytes, .halo_width = b->features(e->state, 0).width};
+                                    .real_bytes = b->real_bytes, .halo_width = b->halo_width(e->state)};
     b->memory_estimate(e->state, &e->info.bytes_per_atom, &e->info.bytes_per_neighbour);
     *evaluator = e;
     return MLFF_OK;

@@ -122,6 +122,7 @@ mlff_status mlff_graph_reserve_slots(mlff_graph *graph, int64_t n_slots, int wit
 /* A counting sort. While it fills, incoming_first[r] walks from the first slot of row r to that of row r+1. */
 void mlff_graph_transpose(mlff_graph *graph)
 {
+    graph->version++;
     int64_t *first = graph->incoming_first;
     memset(first, 0, ((size_t)graph->n_rows + 1) * sizeof *first);
     for (int64_t slot = 0; slot < graph->n_slots; ++slot)
@@ -360,4 +361,37 @@ mlff_status mlff_graph_from_list(mlff_graph *graph, const mlff_input *input, int
     mlff_status status = from_list(graph, input, n_elements, error);
     if (status != MLFF_OK) clear(graph);
     return status;
+}
+
+/* ------------------------------------------------------------------------------------------ faults */
+
+/* A number of the wrong kind gives a distance that is not finite; which of the two atoms has it? */
+static int atom_with_bad_position(const double *x, int i, int j)
+{
+    for (int a = 0; a < 3; a++)
+        if (!isfinite(x[3 * (size_t)i + a])) return i;
+    return j;
+}
+
+mlff_status mlff_graph_explain_row(const mlff_graph *g, const double *x, int64_t row, mlff_error *error)
+{
+    const int i = g->atom_of_row[row];
+    const double *centre = x + 3 * (size_t)i;
+    if (!isfinite(centre[0]) || !isfinite(centre[1]) || !isfinite(centre[2]))
+        return mlff_fail(error, MLFF_ERROR_NUMERICS, "atom index %d: position (%g, %g, %g), expected finite numbers", i,
+                         centre[0], centre[1], centre[2]);
+    for (int64_t slot = g->first[row]; slot < g->first[row + 1]; slot++) {
+        double r[3], d = mlff_graph_separation(g, x, slot, centre, r);
+        const int j = g->neighbour_atom[slot];
+        if (!isfinite(d)) {
+            const int bad = atom_with_bad_position(x, i, j);
+            return mlff_fail(error, MLFF_ERROR_NUMERICS, "atom index %d: position (%g, %g, %g), expected finite numbers",
+                             bad, x[3 * (size_t)bad], x[3 * (size_t)bad + 1], x[3 * (size_t)bad + 2]);
+        }
+        if (d == 0)
+            return mlff_fail(error, MLFF_ERROR_NUMERICS,
+                             "atom index %d and atom index %d: at the same place (%g, %g, %g), expected a distance above 0",
+                             i, j, centre[0], centre[1], centre[2]);
+    }
+    return mlff_fail(error, MLFF_ERROR_NUMERICS, "atom index %d: its neighbours' distances are not usable", i);
 }

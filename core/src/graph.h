@@ -12,6 +12,8 @@
  */
 #include "mlff.h"
 
+#include <math.h>
+
 typedef struct mlff_graph {
     int32_t n_local, n_all; /* N, A of the input it was made from */
     int32_t n_owned;        /* rows of owned atoms that take part */
@@ -32,6 +34,8 @@ typedef struct mlff_graph {
     /* The transpose: slots that name a row as neighbour, ascending. Sums over it have a fixed order. */
     int64_t *incoming_first; /* [n_rows+1] */
     int64_t *incoming;       /* [n_slots] */
+
+    uint64_t version; /* changes with every rebuild: a device keeps a copy of one version */
 
     /* capacities of the arrays above, which only grow */
     size_t capacity_atoms, capacity_rows, capacity_slots, capacity_shift;
@@ -60,5 +64,20 @@ mlff_status mlff_graph_check_atoms(const mlff_input *input, int n_elements, mlff
 mlff_status mlff_graph_reserve_atoms(mlff_graph *graph, int32_t n_all, int32_t n_rows, mlff_error *error);
 mlff_status mlff_graph_reserve_slots(mlff_graph *graph, int64_t n_slots, int with_shift, mlff_error *error);
 void mlff_graph_transpose(mlff_graph *graph);
+
+/* r [3] from the atom at `centre` [3] to the slot's neighbour, x [n_all][3]; returns its length. angstrom */
+static inline double mlff_graph_separation(const mlff_graph *graph, const double *x, int64_t slot, const double *centre,
+                                           double *r)
+{
+    const double *neighbour = x + 3 * (size_t)graph->neighbour_atom[slot];
+    for (int a = 0; a < 3; a++) {
+        r[a] = neighbour[a] - centre[a];
+        if (graph->shift) r[a] += graph->shift[3 * slot + a];
+    }
+    return sqrt(r[0] * r[0] + r[1] * r[1] + r[2] * r[2]);
+}
+
+/* Why a row's edges cannot be used: an atom whose position is not finite, or two atoms at the same place. */
+mlff_status mlff_graph_explain_row(const mlff_graph *graph, const double *x, int64_t row, mlff_error *error);
 
 #endif

@@ -78,7 +78,7 @@ static void prepare_bench(bench *b, const double *x)
                               .structures = &structures};
     const mlff_model_info *info = mlff_model_get_info(b->r.model);
     if (mlff_graph_from_structures(&b->graph, &input, info->n_elements, info->cutoff, 1, &error) != MLFF_OK ||
-        double_base()->prepare(b->s, &b->graph, x, 1, &error) != MLFF_OK)
+        double_base()->prepare(b->s, &b->graph, x, 1, 0, &error) != MLFF_OK)
         fail_msg("%s", error.message);
 }
 

@@ -9,16 +9,6 @@
  */
 #include "variant.h"
 
-static inline double separation(const mlff_graph *g, const double *x, int64_t slot, const double *center, double r[3])
-{
-    const double *neighbour = x + 3 * (size_t)g->neighbour_atom[slot];
-    for (int a = 0; a < 3; a++) {
-        r[a] = neighbour[a] - center[a];
-        if (g->shift) r[a] += g->shift[3 * slot + a];
-    }
-    return sqrt(r[0] * r[0] + r[1] * r[1] + r[2] * r[2]);
-}
-
 /* Numbers near the end of the exponent's range as 0: a denormal operand stops an FMA for a hundred cycles and more (the
  * tails of narrow Gaussians in single: seven times the whole evaluation's time), and 1e-30 of a sum is nothing. */
 static const double smallest = sizeof(real) == 4 ? 1e-30 : 1e-290, smallest_exponent = sizeof(real) == 4 ? 69 : 667;
@@ -51,38 +41,6 @@ static void radial_functions(const cpu_weights *w, double d, real *phi, real *dp
     dphi[w->K * EDGE_BLOCK] = without_denormal(dfc);
 }
 
-/* A number of the wrong kind gives a distance that is not finite; which of the two atoms has it? */
-static int atom_with_bad_position(const double *x, int i, int j)
-{
-    for (int a = 0; a < 3; a++)
-        if (!isfinite(x[3 * (size_t)i + a])) return i;
-    return j;
-}
-
-static mlff_status report_row(const cpu_state *s, const double *x, int64_t row, mlff_error *error)
-{
-    const mlff_graph *g = s->graph;
-    const int i = g->atom_of_row[row];
-    const double *center = x + 3 * (size_t)i;
-    if (!isfinite(center[0]) || !isfinite(center[1]) || !isfinite(center[2]))
-        return mlff_fail(error, MLFF_ERROR_NUMERICS, "atom index %d: position (%g, %g, %g), expected finite numbers", i,
-                         center[0], center[1], center[2]);
-    for (int64_t slot = g->first[row]; slot < g->first[row + 1]; slot++) {
-        double r[3], d = separation(g, x, slot, center, r);
-        const int j = g->neighbour_atom[slot];
-        if (!isfinite(d)) {
-            const int bad = atom_with_bad_position(x, i, j);
-            return mlff_fail(error, MLFF_ERROR_NUMERICS, "atom index %d: position (%g, %g, %g), expected finite numbers",
-                             bad, x[3 * (size_t)bad], x[3 * (size_t)bad + 1], x[3 * (size_t)bad + 2]);
-        }
-        if (d == 0)
-            return mlff_fail(error, MLFF_ERROR_NUMERICS,
-                             "atom index %d and atom index %d: at the same place (%g, %g, %g), expected a distance above 0",
-                             i, j, center[0], center[1], center[2]);
-    }
-    return mlff_fail(error, MLFF_ERROR_NUMERICS, "atom index %d: its neighbours' distances are not usable", i);
-}
-
 /* Counts each row's edges; fails naming the first row that has a distance of 0 or one that is not finite. */
 static mlff_status count_edges(cpu_state *s, const double *x, mlff_error *error)
 {
@@ -91,18 +49,18 @@ static mlff_status count_edges(cpu_state *s, const double *x, mlff_error *error)
     int64_t bad = s->N;
 #pragma omp parallel for schedule(static) num_threads(s->threads) reduction(min : bad)
     for (int64_t i = 0; i < s->N; i++) {
-        const double *center = x + 3 * (size_t)g->atom_of_row[i];
+        const double *centre = x + 3 * (size_t)g->atom_of_row[i];
         int64_t count = 0;
-        int good = isfinite(center[0]) && isfinite(center[1]) && isfinite(center[2]);
+        int good = isfinite(centre[0]) && isfinite(centre[1]) && isfinite(centre[2]);
         for (int64_t slot = g->first[i]; slot < g->first[i + 1]; slot++) {
-            double r[3], d = separation(g, x, slot, center, r);
+            double r[3], d = mlff_graph_separation(g, x, slot, centre, r);
             good &= d > 0 && d < INFINITY;
             count += d < cutoff;
         }
         s->edge_count[i] = count;
         if (!good && i < bad) bad = i;
     }
-    return bad < s->N ? report_row(s, x, bad, error) : MLFF_OK;
+    return bad < s->N ? mlff_graph_explain_row(g, x, bad, error) : MLFF_OK;
 }
 
 static mlff_status place_edges(cpu_state *s, mlff_error *error)
@@ -128,10 +86,10 @@ static void fill_row(cpu_state *s, const double *x, int64_t i, real *unwanted)
 {
     const mlff_graph *g = s->graph;
     const int functions = s->w.K + 1;
-    const double *center = x + 3 * (size_t)g->atom_of_row[i];
+    const double *centre = x + 3 * (size_t)g->atom_of_row[i];
     int64_t e = s->edge_first[i];
     for (int64_t slot = g->first[i]; slot < g->first[i + 1]; slot++) {
-        double r[3], d = separation(g, x, slot, center, r);
+        double r[3], d = mlff_graph_separation(g, x, slot, centre, r);
         if (s->with_reverse) {
             memset(s->slot_gradient + 3 * slot, 0, 3 * sizeof(double));
             s->slot_edge[slot] = d < s->w.cutoff ? e : -1;

@@ -44,8 +44,10 @@ static int tensor_table(cpu_state *s, tensor_row table[MAX_ROWS])
     return n;
 }
 
-static mlff_status prepare(void *state, const mlff_graph *graph, const double *x, int with_reverse, mlff_error *error)
+static mlff_status prepare(void *state, const mlff_graph *graph, const double *x, int with_reverse, int with_halo,
+                           mlff_error *error)
 {
+    (void)with_halo;
     cpu_state *s = state;
     s->graph = graph;
     s->with_reverse = with_reverse;
@@ -84,16 +86,28 @@ static mlff_status create(const mlff_model *model, int threads, void **state, ml
     return MLFF_OK;
 }
 
-static halo_rows features(void *state, int l)
+/* The tensors themselves are the rows. */
+static mlff_status halo_begin(void *state, halo_kind kind, int l, halo_rows *rows, mlff_error *error)
 {
+    (void)error;
     cpu_state *s = state;
-    return (halo_rows){.rows = s->layer[l].features, .width = 5 * s->w.F};
+    if (kind == HALO_FEATURES)
+        *rows = (halo_rows){.rows = s->layer[l].features, .width = 5 * s->w.F};
+    else
+        *rows = (halo_rows){.rows = s->adj, .width = 4 * s->w.F};
+    return MLFF_OK;
 }
 
-static halo_rows adjoints(void *state)
+static mlff_status halo_end(void *state, halo_kind kind, int l, mlff_error *error)
 {
-    cpu_state *s = state;
-    return (halo_rows){.rows = s->adj, .width = 4 * s->w.F};
+    (void)state, (void)kind, (void)l, (void)error;
+    return MLFF_OK;
+}
+
+static int halo_width(const void *state)
+{
+    const cpu_state *s = state;
+    return 5 * s->w.F;
 }
 
 static size_t memory(const void *state)
@@ -119,13 +133,14 @@ const backend VARIANT(mlff_cpu_backend) = {
     .prepare = prepare,
     .first_message_forward = cpu_first_message_forward,
     .context_forward = cpu_context_forward,
-    .features = features,
     .message_forward = cpu_message_forward,
     .update_forward = cpu_update_forward,
     .readout_forward = cpu_readout_forward,
     .readout_reverse = cpu_readout_reverse,
     .update_reverse = cpu_update_reverse,
-    .adjoints = adjoints,
+    .halo_begin = halo_begin,
+    .halo_end = halo_end,
+    .halo_width = halo_width,
     .message_reverse = cpu_message_reverse,
     .context_reverse = cpu_context_reverse,
     .first_message_reverse = cpu_first_message_reverse,
