@@ -224,7 +224,8 @@ def dtu_checkpoint(state, numbers=(1, 8), cutoff=4.0, first=0, **extra):
     """What painn-sli's training saves: the state, Adam's moments of the embedding rows that had gradients, ..."""
     moment = np.zeros_like(state["atom_embedding.weight"])
     moment[list(numbers)] = 1e-6
-    optimizer = {"state": {first: {"step": 10, "exp_avg": 0 * moment, "exp_avg_sq": moment}}, "param_groups": [{"lr": 1e-4}]}
+    adam = {"step": 10, "exp_avg": 0 * moment, "exp_avg_sq": moment}
+    optimizer = {"state": {first: adam}, "param_groups": [{"lr": 1e-4}]}
     return {"model": state, "optimizer": optimizer, "scheduler": {"last_epoch": 3}, "step": 3, "num_layer": 2,
             "node_size": 6, "cutoff": cutoff, **extra}
 

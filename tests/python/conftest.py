@@ -14,7 +14,11 @@ ROOT = Path(__file__).resolve().parents[2]
 if importlib.util.find_spec("mlff") is None:
     sys.path.insert(0, str(ROOT / "weights_tools"))
 
+# Read when the library is loaded: waiting threads sleep, where else they would take the cores of other tests' programs.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import mlff  # noqa: E402
+import mlff.cli  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +43,18 @@ def test_data() -> Path:
     if not (folder / "checkpoints").is_dir():
         pytest.skip(f"no checkpoints of other programs: {folder} is missing (MLFF_TEST_DATA names another folder)")
     return folder
+
+
+@pytest.fixture
+def run(capfd):
+    """Runs a command in this process; gives (exit code, stdout, stderr)."""
+
+    def call(*arguments, program=mlff.cli.main):
+        try:
+            status = program([str(a) for a in arguments])
+        except SystemExit as stop:  # argparse
+            status = stop.code
+        out, err = capfd.readouterr()
+        return status, out, err
+
+    return call

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: MIT
 """The C library from Python, against the references of tests/fixtures."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from painn_numpy import EV_IN_KCAL_PER_MOL, atom_energies
 
 import mlff
 from mlff import Evaluator, LibraryError, MlffError, Model, ModelFileError, Structure, UsageError
-from painn_numpy import EV_IN_KCAL_PER_MOL, atom_energies
 
-PAIRS = [line.split() for line in (__import__("pathlib").Path(__file__).parents[1] / "fixtures" / "manifest.txt")
-         .read_text().splitlines() if line.strip()]
+MANIFEST = Path(__file__).resolve().parents[1] / "fixtures" / "manifest.txt"
+PAIRS = [line.split() for line in MANIFEST.read_text().splitlines() if line.strip()]
 
 
 def reference(fixtures, model, structure):

@@ -14,9 +14,10 @@ from mlff import ModelFile, ModelFileError
 
 def small_model(**changes):
     model = ModelFile(
-        features=4, interactions=2, radial="gaussian", radial_functions=3, cutoff=5.0, epsilon=1e-8, vector_bias=False,
-        readout_features=2, elements=["H", "O"], energy_unit="eV", scale=1.5, shift=-2.25,
-        element_energies=[-0.5, 1e-17], provenance="a test", licence="MIT", tensors={}, info={"note": 'two\n"lines" ü'},
+        features=4, interactions=2, radial="gaussian", radial_functions=3, cutoff=5.0, epsilon=1e-8,
+        vector_bias=False, readout_features=2, elements=["H", "O"], energy_unit="eV", scale=1.5, shift=-2.25,
+        element_energies=[-0.5, 1e-17], provenance="a test", licence="MIT", tensors={},
+        info={"note": 'two\n"lines" ü'},
     )
     for key, value in changes.items():
         setattr(model, key, value)

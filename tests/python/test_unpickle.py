@@ -200,7 +200,10 @@ def test_missing_file_and_directory_are_refused(tmp_path):
         archive.load(tmp_path, dtu.VOCABULARY)
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04", b"\x80\x02", b"\x80\x02.", b"\x1f\x8b\x08", b"\x80\x04K\x01."])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"hello", b"PK\x03\x04", b"\x80\x02", b"\x80\x02.", b"\x1f\x8b\x08", b"\x80\x04K\x01."],
+)
 def test_other_files_are_refused(tmp_path, content):
     (tmp_path / "file").write_bytes(content)
     with pytest.raises(ConversionError):

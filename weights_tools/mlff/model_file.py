@@ -142,7 +142,7 @@ class ModelFile:
             bad = np.flatnonzero(~np.isfinite(array))
             if bad.size:
                 raise ModelFileError(
-                    f"{name}: tensor '{tensor_name}': element {bad[0]} is {array.flat[bad[0]]}, expected a finite number"
+                    f"{name}: tensor '{tensor_name}': element {bad[0]} is {array.flat[bad[0]]}, not a finite number"
                 )
         for tensor_name in self.tensors:
             if tensor_name not in shapes:

@@ -75,7 +75,8 @@ def print_text(facts: dict) -> None:
     energies = ", ".join(f"{symbol} {energy:.10g}" for symbol, energy in facts["element_energies"].items())
     rows = [
         ("file", facts["file"]),
-        ("architecture", f"{facts['architecture']}, {facts['interactions']} interactions, {facts['features']} features"),
+        ("architecture", facts["architecture"]),
+        ("size", f"{facts['interactions']} interactions, {facts['features']} features"),
         ("parameters", f"{facts['parameters']} ({facts['weights']})"),
         ("elements", " ".join(facts["elements"])),
         ("cutoff", f"{facts['cutoff']:.10g} angstrom, {facts['cutoff_function']}"),

@@ -13,8 +13,9 @@ from ..errors import MlffError, UsageError
 from . import dtu, schnetpack
 from .source import ENERGY_UNITS, Conversion, parse_elements
 
-_EPILOG = """Nothing in a checkpoint is executed: its pickle is read as plain data, and what is not understood is refused
-by name. Neither torch nor the program that wrote the checkpoint is needed. docs/converting.md says what is supported."""
+_EPILOG = """Nothing in a checkpoint is executed: its pickle is read as plain data, and what is not understood is
+refused by name. Neither torch nor the program that wrote the checkpoint is needed. docs/converting.md says what
+is supported."""
 
 
 def make_parser() -> argparse.ArgumentParser:
