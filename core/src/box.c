@@ -106,8 +106,8 @@ static mlff_status invert_lattice(box *b, int32_t k, mlff_error *error)
     for (int d = 0; d < 3; ++d)
         cross(b->lattice[(d + 1) % 3], b->lattice[(d + 2) % 3], normal[d]);
     const double determinant = dot(b->lattice[0], normal[0]);
-    b->volume = fabs(determinant);
-    if (!(b->volume > FLATTEST_CELL * lengths)) { /* also when a completion failed and gave NaN */
+    b->volume = isnan(determinant) ? 0.0 : fabs(determinant); /* NaN: two parallel vectors could not be completed */
+    if (!(b->volume > FLATTEST_CELL * lengths)) {
         return mlff_fail(error, MLFF_ERROR_ARGUMENT,
                          "structure %d: found periodic lattice vectors that are linearly dependent (volume %g, product "
                          "of lengths %g), expected a volume above %g of that product",

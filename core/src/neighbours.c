@@ -54,7 +54,7 @@ typedef struct sorted_atoms {
     double *wrapped[3];       /* [rows] each, angstrom */
     int32_t *bin_of_row;      /* [rows] */
     int32_t *row_of_position; /* [rows] */
-    int32_t *bin_first;       /* [rows + 2 S] */
+    int32_t *bin_first;       /* [rows + S] */
 } sorted_atoms;
 
 /* ---------------------------------------------------------------------------------------- checks */
@@ -148,7 +148,7 @@ static size_t place_all(sorted_atoms *a, char *block, size_t n_rows, size_t n_st
         a->wrapped[d] = place(block, &offset, n_rows, sizeof(double));
     a->bin_of_row = place(block, &offset, n_rows, sizeof(int32_t));
     a->row_of_position = place(block, &offset, n_rows, sizeof(int32_t));
-    a->bin_first = place(block, &offset, n_rows + 2 * n_structures, sizeof(int32_t));
+    a->bin_first = place(block, &offset, n_rows + n_structures, sizeof(int32_t));
     return offset;
 }
 
@@ -436,7 +436,7 @@ static mlff_status place_atoms(mlff_graph *graph, const mlff_input *input, sorte
         group *g = &a->groups[k];
         MLFF_TRY(mlff_box_read(&g->box, input->structures, k, error));
         slots += mlff_box_expected_neighbours(&g->box, g->n_rows, cutoff);
-        g->bin_first = a->bin_first + g->first_row + 2 * (int64_t)k;
+        g->bin_first = a->bin_first + g->first_row + k; /* bins are not more than rows */
     }
     MLFF_TRY(check_amount(graph, slots, error));
 
