@@ -35,6 +35,31 @@ def crystal(cells: tuple[int, int, int], spacing: float = 2.2, amplitude: float 
     return System(np.diag(np.array(cells) * spacing), positions, rng.integers(1, types + 1, len(grid)))
 
 
+def lower_triangular(cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The cell in LAMMPS's orientation, and the rotation Q with x_lammps = x @ Q."""
+    q, r = np.linalg.qr(cell.T)
+    q = q * np.sign(np.diag(r))
+    return cell @ q, q
+
+
+def from_reference(reference, types: np.ndarray) -> tuple[System, np.ndarray, str]:
+    """LAMMPS's box for a reference file: open directions get walls far outside the atoms. Also the rotation into
+    LAMMPS's orientation and the arguments of `boundary`."""
+    positions, pbc = reference["positions"], reference["pbc"]
+    cell, q = np.eye(3), np.eye(3)
+    if pbc.any():
+        cell, q = lower_triangular(reference["cell"])
+        positions = positions @ q
+    cell, low = cell.copy(), np.zeros(3)
+    for k in range(3):
+        if not pbc[k]:
+            low[k] = positions[:, k].min() - 8.0
+            cell[k] = 0.0
+            cell[k, k] = positions[:, k].max() + 8.0 - low[k]
+    boundary = " ".join("p" if flag else "f" for flag in pbc)
+    return System(cell, positions, types, low), q, boundary
+
+
 def write_data(path: pathlib.Path, system: System, types: int = 3) -> str:
     """Writes a data file of atom_style atomic; returns its path."""
     cell, low = system.cell, np.zeros(3) if system.origin is None else system.origin

@@ -10,37 +10,13 @@ MANIFEST = [tuple(line.split()) for line in (FIXTURES / "manifest.txt").read_tex
 PRECISIONS = {"double": (1e-9, 1e-8), "single": (3e-6, 1e-5)}  # forces and virial relative, energy eV an atom
 
 
-def lower_triangular(cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The cell in LAMMPS's orientation, and the rotation Q with x_lammps = x @ Q."""
-    q, r = np.linalg.qr(cell.T)
-    q = q * np.sign(np.diag(r))
-    return cell @ q, q
-
-
-def to_system(reference) -> tuple[systems.System, np.ndarray, str]:
-    """LAMMPS's box for a reference: open directions get walls far outside the atoms."""
-    positions, pbc = reference["positions"], reference["pbc"]
-    cell, q = np.eye(3), np.eye(3)
-    if pbc.any():
-        cell, q = lower_triangular(reference["cell"])
-        positions = positions @ q
-    cell, low = cell.copy(), np.zeros(3)
-    for k in range(3):
-        if not pbc[k]:
-            low[k] = positions[:, k].min() - 8.0
-            cell[k] = 0.0
-            cell[k, k] = positions[:, k].max() + 8.0 - low[k]
-    boundary = " ".join("p" if flag else "f" for flag in pbc)
-    return systems.System(cell, positions, reference["species"] + 1, low), q, boundary
-
-
 @pytest.fixture(scope="module", params=PRECISIONS)
 def evaluated(request, module_lammps):
     """One LAMMPS process evaluates all references, with `clear` in between."""
     lammps, scripts, usable = module_lammps, [], []
     for model, structure in MANIFEST:
         reference = np.load(FIXTURES / f"{model}.{structure}.npz")
-        system, q, boundary = to_system(reference)
+        system, q, boundary = systems.from_reference(reference, reference["species"] + 1)
         if model == "bessel_bias" and not np.allclose(q, np.eye(3)):
             continue  # not rotation-equivariant, and LAMMPS's orientation is another
         data = systems.write_data(lammps.folder / f"{request.param}.{model}.{structure}.data", system,
