@@ -21,12 +21,12 @@ typedef struct halo_rows {
 } halo_rows;
 
 typedef struct backend {
-    const char *device;    /* "cpu (avx512)" */
     const char *precision; /* "double" */
     int real_bytes; /* of the rows that the halo callback sees */
 
     mlff_status (*create)(const mlff_model *model, int threads, void **state, mlff_error *error);
     void (*free)(void *state);
+    const char *(*device)(const void *state); /* "cpu (avx512)", "cuda (NVIDIA H200)"; lives as long as the state */
 
     /* Takes positions, keeps the edges within the cutoff, makes room for every tensor of this evaluation. All that can
      * fail for want of memory or bad numbers fails here, before the first exchange between ranks. */
@@ -60,6 +60,12 @@ typedef struct backend {
 
 /* The CPU backend for a precision and the best instruction set of this machine; NULL: precision not available. */
 const backend *mlff_cpu_backend(mlff_precision precision);
+
+/* The CUDA backend for a precision; NULL: this build, or this precision, has none. */
+const backend *mlff_cuda_backend(mlff_precision precision);
+
+/* 1: this build has a CUDA backend and the machine a GPU for it; 0 with the reason otherwise. */
+int mlff_cuda_is_usable(mlff_error *error);
 
 /* What mlff_evaluator_create does once it has chosen; tests choose themselves. */
 mlff_status mlff_evaluator_create_on(const backend *b, const mlff_model *model, int threads, mlff_evaluator **evaluator,

@@ -143,6 +143,17 @@ mlff_status mlff_evaluate(mlff_evaluator *e, const mlff_input *in, mlff_output *
     return agree(halo, status, error);
 }
 
+static mlff_status check_options(const mlff_options *o, mlff_error *error)
+{
+    if (o->device != MLFF_DEVICE_AUTO && o->device != MLFF_DEVICE_CPU && o->device != MLFF_DEVICE_CUDA)
+        return mlff_fail(error, MLFF_ERROR_ARGUMENT, "device %d: expected auto, cpu or cuda", (int)o->device);
+    if ((int)o->precision < MLFF_PRECISION_DEFAULT || o->precision > MLFF_PRECISION_MIXED)
+        return mlff_fail(error, MLFF_ERROR_ARGUMENT, "precision %d: expected double, single or mixed", (int)o->precision);
+    if (o->threads < 0 || o->threads > 4096)
+        return mlff_fail(error, MLFF_ERROR_ARGUMENT, "threads %d: expected 0 (all) to 4096", o->threads);
+    return MLFF_OK;
+}
+
 mlff_status mlff_evaluator_create(const mlff_model *model, const mlff_options *options, mlff_evaluator **evaluator,
                                   mlff_error *error)
 {
@@ -150,23 +161,21 @@ mlff_status mlff_evaluator_create(const mlff_model *model, const mlff_options *o
     *evaluator = NULL;
     if (!model) return mlff_fail(error, MLFF_ERROR_ARGUMENT, "mlff_evaluator_create: the model is NULL");
     mlff_options o = options ? *options : (mlff_options){0};
-    if (o.device == MLFF_DEVICE_CUDA)
-        return mlff_fail(error, MLFF_ERROR_DEVICE, "device cuda: this build has no CUDA backend; use device cpu or auto");
-    if (o.device != MLFF_DEVICE_AUTO && o.device != MLFF_DEVICE_CPU)
-        return mlff_fail(error, MLFF_ERROR_ARGUMENT, "device %d: expected auto, cpu or cuda", (int)o.device);
-    if (o.precision == MLFF_PRECISION_MIXED)
-        return mlff_fail(error, MLFF_ERROR_UNSUPPORTED, "precision mixed: not available on the CPU; use single or double");
-    if (o.precision == MLFF_PRECISION_DEFAULT) o.precision = MLFF_PRECISION_DOUBLE;
-    if (o.threads < 0 || o.threads > 4096)
-        return mlff_fail(error, MLFF_ERROR_ARGUMENT, "threads %d: expected 0 (all) to 4096", o.threads);
+    MLFF_TRY(check_options(&o, error));
+    mlff_error why;
+    const int cuda = o.device == MLFF_DEVICE_CUDA || (o.device == MLFF_DEVICE_AUTO && mlff_cuda_is_usable(&why));
+    if (o.device == MLFF_DEVICE_CUDA && !mlff_cuda_is_usable(&why))
+        return mlff_fail(error, MLFF_ERROR_DEVICE, "device cuda: %s", why.message);
+    if (o.precision == MLFF_PRECISION_DEFAULT) o.precision = cuda ? MLFF_PRECISION_SINGLE : MLFF_PRECISION_DOUBLE;
+    const backend *b = cuda ? mlff_cuda_backend(o.precision) : mlff_cpu_backend(o.precision);
+    if (!b)
+        return mlff_fail(error, MLFF_ERROR_UNSUPPORTED, "precision mixed: not available on the %s; use single or double",
+                         cuda ? "GPU yet" : "CPU");
     int threads = o.threads;
 #ifdef _OPENMP
     if (threads == 0) threads = omp_get_max_threads();
 #endif
-    if (threads == 0) threads = 1;
-    const backend *b = mlff_cpu_backend(o.precision);
-    if (!b) return mlff_fail(error, MLFF_ERROR_ARGUMENT, "precision %d: expected double, single or mixed", (int)o.precision);
-    return mlff_evaluator_create_on(b, model, threads, evaluator, error);
+    return mlff_evaluator_create_on(b, model, threads > 0 ? threads : 1, evaluator, error);
 }
 
 mlff_status mlff_evaluator_create_on(const backend *b, const mlff_model *model, int threads, mlff_evaluator **evaluator,
@@ -181,7 +190,7 @@ mlff_status mlff_evaluator_create_on(const backend *b, const mlff_model *model, 
         mlff_evaluator_free(e);
         return status;
     }
-    e->info = (mlff_evaluator_info){.device = b->device, .precision = b->precision, .threads = threads,
+    e->info = (mlff_evaluator_info){.device = b->device(e->state), .precision = b->precision, .threads = threads,
                                     .real_bytes = b->real_bytes, .halo_width = b->halo_width(e->state)};
     b->memory_estimate(e->state, &e->info.bytes_per_atom, &e->info.bytes_per_neighbour);
     *evaluator = e;

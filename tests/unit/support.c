@@ -1,14 +1,51 @@
 /* SPDX-License-Identifier: MIT */
 #include "support.h"
 
+#include "backend.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+mlff_device test_device = MLFF_DEVICE_CPU;
+
+static mlff_error no_gpu;
+
+static void gpu_tests_are_skipped(void **state)
+{
+    (void)state;
+    print_message("skipped: %s\n", no_gpu.message);
+    skip();
+}
+
+/* cmocka runs its groups through a macro that wants an array */
+static int run_array(const char *name, const struct CMUnitTest *tests, size_t n_tests)
+{
+    return _cmocka_run_group_tests(name, tests, n_tests, NULL, NULL);
+}
+
+int run_tests_on_device(int argc, char **argv, const char *name, const struct CMUnitTest *tests, size_t n_tests)
+{
+    char full_name[100];
+    if (argc < 2 || strcmp(argv[1], "cuda") != 0) return run_array(name, tests, n_tests);
+    test_device = MLFF_DEVICE_CUDA;
+    snprintf(full_name, sizeof full_name, "%s on cuda", name);
+    if (mlff_cuda_is_usable(&no_gpu)) return run_array(full_name, tests, n_tests);
+    const struct CMUnitTest skipped[] = {cmocka_unit_test(gpu_tests_are_skipped)};
+    return run_array(full_name, skipped, 1);
+}
+
+/* tests/fixtures, or where the environment says that a copy of it is */
+static const char *fixtures(void)
+{
+    const char *elsewhere = getenv("MLFF_FIXTURES");
+    return elsewhere ? elsewhere : MLFF_FIXTURES;
+}
+
 static FILE *open_fixture(const char *name, char path[512])
 {
-    snprintf(path, 512, "%s/%s", MLFF_FIXTURES, name);
+    snprintf(path, 512, "%s/%s", fixtures(), name);
     FILE *f = fopen(path, "r");
     if (!f) fail_msg("%s cannot be opened", path);
     return f;
@@ -33,7 +70,7 @@ void reference_load(reference *r, const char *model, const char *structure)
     char name[200], path[512];
     memset(r, 0, sizeof *r);
     snprintf(r->name, sizeof r->name, "%s %s", model, structure);
-    snprintf(path, sizeof path, "%s/%s.safetensors", MLFF_FIXTURES, model);
+    snprintf(path, sizeof path, "%s/%s.safetensors", fixtures(), model);
     mlff_error error;
     if (mlff_model_load(path, &r->model, &error) != MLFF_OK) fail_msg("%s", error.message);
 
@@ -90,7 +127,7 @@ void evaluate_structure(const mlff_model *model, mlff_precision precision, int t
     *out = (result){.n = n, .forces = allocate(3 * (size_t)n, sizeof(double)),
                     .atom_energy = allocate((size_t)n, sizeof(double)),
                     .atom_virial = allocate(9 * (size_t)n, sizeof(double))};
-    const mlff_options options = {.device = MLFF_DEVICE_CPU, .precision = precision, .threads = threads};
+    const mlff_options options = {.device = test_device, .precision = precision, .threads = threads};
     mlff_error error = {""};
     mlff_evaluator *evaluator = NULL;
     if (mlff_evaluator_create(model, &options, &evaluator, &error) != MLFF_OK) fail_msg("%s", error.message);

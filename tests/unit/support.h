@@ -30,6 +30,15 @@ void reference_free(reference *r);
 /* Calls check for every line of tests/fixtures/manifest.txt; returns how many there were. */
 int for_every_reference(void (*check)(const reference *r));
 
+/* The device that the tests of this program run on: `test_NAME cuda` takes the GPU. */
+extern mlff_device test_device;
+
+/* Reads the program's arguments, then runs the group; without a GPU the group of `cuda` is one test that is skipped and
+ * says why. */
+int run_tests_on_device(int argc, char **argv, const char *name, const struct CMUnitTest *tests, size_t n_tests);
+#define RUN_ON_DEVICE(argc, argv, name, tests)                                                                         \
+    run_tests_on_device(argc, argv, name, tests, sizeof(tests) / sizeof((tests)[0]))
+
 /* What one evaluation gives. */
 typedef struct result {
     int32_t n;

@@ -103,7 +103,7 @@ static mlff_evaluator *new_evaluator(const reference *r, mlff_precision precisio
 {
     mlff_error error;
     mlff_evaluator *e;
-    const mlff_options options = {.device = MLFF_DEVICE_CPU, .precision = precision, .threads = 1};
+    const mlff_options options = {.device = test_device, .precision = precision, .threads = 1};
     if (mlff_evaluator_create(r->model, &options, &e, &error) != MLFF_OK) fail_msg("%s", error.message);
     return e;
 }
@@ -297,7 +297,7 @@ static void *run_rank(void *argument)
     const mlff_input input = {.n_local = d->n_local, .n_all = d->n_all, .x = d->x, .species = d->species,
                               .neighbours = &list, .halo = &halo};
     mlff_output output = {.energy = &w->energy[m->rank], .forces = w->forces[m->rank], .virial = w->virial[m->rank]};
-    const mlff_options options = {.device = MLFF_DEVICE_CPU, .precision = w->precision, .threads = 1};
+    const mlff_options options = {.device = test_device, .precision = w->precision, .threads = 1};
     mlff_evaluator *e = NULL;
     w->result[m->rank] = mlff_evaluator_create(w->r->model, &options, &e, &w->error[m->rank]);
     if (e) w->result[m->rank] = mlff_evaluate(e, &input, &output, &w->error[m->rank]);
@@ -398,7 +398,7 @@ static void a_rank_that_fails_stops_all_ranks(void **unused)
     reference_free(&r);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ghosts_folded_onto_owners_give_the_reference),
@@ -408,5 +408,5 @@ int main(void)
         cmocka_unit_test(any_number_of_ranks_gives_the_reference_by_exchange),
         cmocka_unit_test(a_rank_that_fails_stops_all_ranks),
     };
-    return cmocka_run_group_tests_name("engine input", tests, NULL, NULL);
+    return RUN_ON_DEVICE(argc, argv, "engine input", tests);
 }

@@ -156,7 +156,7 @@ static void forces_and_virial_are_the_differences_of_the_energy(void **state)
     assert_true(for_every_reference(check_differences) > 20);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(double_precision_gives_the_reference),
@@ -165,5 +165,5 @@ int main(void)
         cmocka_unit_test(atom_energies_and_virials_sum_to_the_total_and_forces_to_zero),
         cmocka_unit_test(forces_and_virial_are_the_differences_of_the_energy),
     };
-    return cmocka_run_group_tests_name("evaluate", tests, NULL, NULL);
+    return RUN_ON_DEVICE(argc, argv, "evaluate", tests);
 }

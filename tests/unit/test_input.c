@@ -9,7 +9,7 @@
 
 static mlff_evaluator *evaluator_for(const mlff_model *model, mlff_precision precision)
 {
-    const mlff_options options = {.device = MLFF_DEVICE_CPU, .precision = precision, .threads = 2};
+    const mlff_options options = {.device = test_device, .precision = precision, .threads = 2};
     mlff_error error;
     mlff_evaluator *e = NULL;
     if (mlff_evaluator_create(model, &options, &e, &error) != MLFF_OK) fail_msg("%s", error.message);
@@ -297,7 +297,7 @@ static void inputs_that_contradict_themselves_are_refused(void **unused)
     reference_free(&r);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_batch_gives_what_its_structures_give_alone),
@@ -312,5 +312,5 @@ int main(void)
         cmocka_unit_test(what_this_build_does_not_have_is_refused_in_words),
         cmocka_unit_test(inputs_that_contradict_themselves_are_refused),
     };
-    return cmocka_run_group_tests_name("input", tests, NULL, NULL);
+    return RUN_ON_DEVICE(argc, argv, "input", tests);
 }

@@ -465,7 +465,7 @@ static void check_variants(const reference *r)
     for (int q = 0; q < n; q++) {
         double *forces = forces_on(backends[q], r);
         const double error = rms_difference(forces, r->forces, 3 * (size_t)r->n) / rms(r->forces, 3 * (size_t)r->n);
-        assert_at_most(backends[q]->device, r->name, error, backends[q]->real_bytes == 8 ? 1e-9 : 3e-6);
+        assert_at_most(r->name, backends[q]->device(NULL), error, backends[q]->real_bytes == 8 ? 1e-9 : 3e-6);
         free(forces);
     }
 }

@@ -110,6 +110,12 @@ static int halo_width(const void *state)
     return 5 * s->w.F;
 }
 
+static const char *device(const void *state)
+{
+    (void)state;
+    return MLFF_ISA_IS_AVX512 ? "cpu (avx512)" : MLFF_ISA_IS_AVX2 ? "cpu (avx2)" : "cpu (base)";
+}
+
 static size_t memory(const void *state)
 {
     const cpu_state *s = state;
@@ -125,11 +131,11 @@ static void memory_estimate(const void *state, double *bytes_per_atom, double *b
 }
 
 const backend VARIANT(mlff_cpu_backend) = {
-    .device = MLFF_ISA_IS_AVX512 ? "cpu (avx512)" : MLFF_ISA_IS_AVX2 ? "cpu (avx2)" : "cpu (base)",
     .precision = MLFF_REAL_IS_SINGLE ? "single" : "double",
     .real_bytes = sizeof(real),
     .create = create,
     .free = destroy,
+    .device = device,
     .prepare = prepare,
     .first_message_forward = cpu_first_message_forward,
     .context_forward = cpu_context_forward,

@@ -1,0 +1,258 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Message of interactions l >= 1, forward and reverse (docs/equations.md): gathers both, nothing is scattered.
+ *   forward  s_i += sum_j W_s x_s(j),  v_i += sum_j W_R x_R(j) u + W_v y(j),  W = sum_k filter[k] phi_k
+ *   reverse  row j gathers s_adj(i), v_adj(i): adjoints of its own features, of d and of u
+ *
+ * Launch   a block a row at a time, a thread a feature (F rounded up to 32, at most 256); the thread's filter weights stay
+ *          in registers over all rows of the block. Radial functions of a few edges at a time in shared memory.
+ * Cost     3 F (K+1) multiply-adds an edge forward, twice that in reverse; gathers of 5F and 4F values.
+ * Order    s_i, v_i and the features' adjoints: ascending edge, one thread. Sums over features (d_adj, u_adj): a fixed tree.
+ */
+#include "radial.cuh"
+
+namespace mlff {
+
+constexpr int FORWARD_EDGES = 16, REVERSE_EDGES = 8;
+
+template <typename T> struct message_arguments {
+    int32_t N;
+    int F;
+    radial_parameters radial;
+    const T *filter;
+    const int64_t *first;
+    const int32_t *count, *edge_row;
+    const edge<T> *edges;
+};
+
+template <typename T> message_arguments<T> arguments_of(const state<T> *s, int l)
+{
+    return {s->N, s->w.F, radial_of(s->w), s->w.layer[l].filter, s->first, s->count, s->edge_row, s->edges};
+}
+
+/* ---------------------------------------------------------------------------------------------- kernels */
+
+/* The thread's filter weights, zeros beyond function K. */
+template <typename T, int FUNCTIONS> __device__ inline void load_filter(const message_arguments<T> &a, int f, T (&w)[3][FUNCTIONS])
+{
+#pragma unroll
+    for (int k = 0; k < FUNCTIONS; k++)
+#pragma unroll
+        for (int part = 0; part < 3; part++)
+            w[part][k] = k <= a.radial.K && f < a.F ? a.filter[((size_t)k * 3 + part) * a.F + f] : T(0);
+}
+
+template <typename T, int FUNCTIONS>
+__global__ void __launch_bounds__(256) message_forward_kernel(message_arguments<T> a, const T *__restrict__ features,
+                                                              const T *__restrict__ v_in, T *s, T *v_out)
+{
+    __shared__ T phi[FORWARD_EDGES][FUNCTIONS], cut[FORWARD_EDGES][2];
+    __shared__ edge<T> geometry[FORWARD_EDGES];
+    __shared__ int32_t neighbour[FORWARD_EDGES];
+    const int f = threadIdx.x, F = a.F;
+    T w[3][FUNCTIONS];
+    load_filter(a, f, w);
+    for (int row = blockIdx.x; row < a.N; row += gridDim.x) {
+        const int64_t first = a.first[row];
+        const int edges = a.count[row];
+        T sum = 0, v[3] = {0, 0, 0};
+        for (int base = 0; base < edges; base += FORWARD_EDGES) {
+            const int n = min(FORWARD_EDGES, edges - base);
+            __syncthreads();
+            if (f < n) {
+                geometry[f] = a.edges[first + base + f];
+                neighbour[f] = a.edge_row[first + base + f];
+                cutoff_function(a.radial, geometry[f].d, &cut[f][0], &cut[f][1]);
+            }
+            __syncthreads();
+            for (int q = f; q < n * FUNCTIONS; q += blockDim.x) {
+                const int e = q / FUNCTIONS, k = q % FUNCTIONS;
+                T unused;
+                radial_function(a.radial, geometry[e].d, cut[e][0], cut[e][1], k, &phi[e][k], &unused);
+            }
+            __syncthreads();
+            if (f < F)
+#pragma unroll 2
+                for (int e = 0; e < n; e++) {
+                    const T *x = features + (size_t)neighbour[e] * 5 * F + f;
+                    const T x_s = x[0], x_R = x[F], y0 = x[2 * F], y1 = x[3 * F], y2 = x[4 * F];
+                    T W_s = 0, W_R = 0, W_v = 0;
+#pragma unroll
+                    for (int k = 0; k < FUNCTIONS; k++) {
+                        const T p = phi[e][k];
+                        W_s += p * w[0][k];
+                        W_R += p * w[1][k];
+                        W_v += p * w[2][k];
+                    }
+                    const T R = W_R * x_R;
+                    sum += W_s * x_s;
+                    v[0] += R * geometry[e].u[0] + W_v * y0;
+                    v[1] += R * geometry[e].u[1] + W_v * y1;
+                    v[2] += R * geometry[e].u[2] + W_v * y2;
+                }
+        }
+        if (f < F) {
+            s[(size_t)row * F + f] += sum;
+            for (int q = 0; q < 3; q++) {
+                const size_t place = ((size_t)row * 3 + q) * F + f;
+                v_out[place] = v_in[place] + v[q];
+            }
+        }
+    }
+}
+
+/* Sums 32 values over the 32 lanes with 31 exchanges; lane q returns the sum of value q. */
+template <typename T> __device__ inline T transposed_sum(T (&value)[32], int lane)
+{
+#pragma unroll
+    for (int half = 16; half > 0; half /= 2) {
+        const bool upper = lane & half;
+#pragma unroll
+        for (int q = 0; q < half; q++) {
+            const T keep = upper ? value[q + half] : value[q], send = upper ? value[q] : value[q + half];
+            value[q] = keep + __shfl_xor_sync(0xffffffffu, send, half);
+        }
+    }
+    return value[0];
+}
+
+template <typename T, int FUNCTIONS>
+__global__ void __launch_bounds__(256) message_reverse_kernel(message_arguments<T> a, const T *__restrict__ features,
+                                                              const T *__restrict__ adj, T *features_adj,
+                                                              edge_adjoint<T> *edge_adj)
+{
+    __shared__ T phi[REVERSE_EDGES][FUNCTIONS], dphi[REVERSE_EDGES][FUNCTIONS], cut[REVERSE_EDGES][2];
+    __shared__ edge<T> geometry[REVERSE_EDGES];
+    __shared__ int32_t neighbour[REVERSE_EDGES];
+    __shared__ T part_of_warp[8][32];
+    const int f = threadIdx.x, lane = f % 32, warp = f / 32, F = a.F;
+    T w[3][FUNCTIONS];
+    load_filter(a, f, w);
+    for (int row = blockIdx.x; row < a.N; row += gridDim.x) {
+        const int64_t first = a.first[row];
+        const int edges = a.count[row];
+        const T *own = features + (size_t)row * 5 * F + f;
+        T x[5], x_adj[5] = {0, 0, 0, 0, 0}; /* x_s, x_R, y (3) */
+        for (int q = 0; q < 5; q++) x[q] = f < F ? own[q * F] : T(0);
+        for (int base = 0; base < edges; base += REVERSE_EDGES) {
+            const int n = min(REVERSE_EDGES, edges - base);
+            __syncthreads();
+            if (f < n) {
+                geometry[f] = a.edges[first + base + f];
+                neighbour[f] = a.edge_row[first + base + f];
+                cutoff_function(a.radial, geometry[f].d, &cut[f][0], &cut[f][1]);
+            }
+            __syncthreads();
+            for (int q = f; q < n * FUNCTIONS; q += blockDim.x) {
+                const int e = q / FUNCTIONS, k = q % FUNCTIONS;
+                radial_function(a.radial, geometry[e].d, cut[e][0], cut[e][1], k, &phi[e][k], &dphi[e][k]);
+            }
+            __syncthreads();
+            T sums[32]; /* [edge][d_adj, u_adj] over this thread's feature */
+#pragma unroll
+            for (int e = 0; e < REVERSE_EDGES; e++) {
+                sums[4 * e] = sums[4 * e + 1] = sums[4 * e + 2] = sums[4 * e + 3] = 0;
+                if (e >= n || f >= F) continue;
+                const T *g = adj + (size_t)neighbour[e] * 4 * F + f;
+                const T s_adj = g[0], v0 = g[F], v1 = g[2 * F], v2 = g[3 * F];
+                T W_s = 0, W_R = 0, W_v = 0, dW_s = 0, dW_R = 0, dW_v = 0;
+#pragma unroll
+                for (int k = 0; k < FUNCTIONS; k++) {
+                    const T p = phi[e][k], dp = dphi[e][k];
+                    W_s += p * w[0][k];
+                    W_R += p * w[1][k];
+                    W_v += p * w[2][k];
+                    dW_s += dp * w[0][k];
+                    dW_R += dp * w[1][k];
+                    dW_v += dp * w[2][k];
+                }
+                const edge<T> r = geometry[e];
+                const T along = -(r.u[0] * v0 + r.u[1] * v1 + r.u[2] * v2), R = W_R * x[1];
+                x_adj[0] += W_s * s_adj;
+                x_adj[1] += W_R * along;
+                x_adj[2] += W_v * v0;
+                x_adj[3] += W_v * v1;
+                x_adj[4] += W_v * v2;
+                sums[4 * e] = dW_s * x[0] * s_adj + dW_R * x[1] * along + dW_v * (x[2] * v0 + x[3] * v1 + x[4] * v2);
+                sums[4 * e + 1] = -R * v0;
+                sums[4 * e + 2] = -R * v1;
+                sums[4 * e + 3] = -R * v2;
+            }
+            part_of_warp[warp][lane] = transposed_sum(sums, lane);
+            __syncthreads();
+            if (warp == 0 && lane / 4 < n) {
+                T total = 0;
+                for (int q = 0; q < (int)blockDim.x / 32; q++) total += part_of_warp[q][lane];
+                edge_adjoint<T> *out = edge_adj + first + base + lane / 4;
+                if (lane % 4 == 0)
+                    out->d += total;
+                else
+                    out->u[lane % 4 - 1] += total;
+            }
+        }
+        if (f < F)
+            for (int q = 0; q < 5; q++) features_adj[((size_t)row * 5 + q) * F + f] = x_adj[q];
+    }
+}
+
+/* -------------------------------------------------------------------------------------------- launchers */
+
+/* Blocks that fill the machine; each works through its share of the rows with the same weights in registers. */
+template <typename Kernel> int blocks_for(Kernel kernel, int threads, int32_t rows)
+{
+    int device = 0, processors = 1, per_processor = 1;
+    cudaGetDevice(&device);
+    cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+    cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_processor, kernel, threads, 0);
+    const int full = processors * (per_processor > 0 ? per_processor : 1);
+    return rows < full ? rows : full;
+}
+
+template <typename T, int FUNCTIONS> void launch_forward(state<T> *s, int l)
+{
+    const int threads = (s->w.F + 31) / 32 * 32;
+    const auto kernel = message_forward_kernel<T, FUNCTIONS>;
+    kernel<<<blocks_for(kernel, threads, s->N), threads, 0, s->stream>>>(arguments_of(s, l), s->layer[l].features,
+                                                                         s->layer[l].v, s->s, s->v_mid);
+}
+
+template <typename T, int FUNCTIONS> void launch_reverse(state<T> *s, int l)
+{
+    const int threads = (s->w.F + 31) / 32 * 32;
+    const auto kernel = message_reverse_kernel<T, FUNCTIONS>;
+    kernel<<<blocks_for(kernel, threads, s->N), threads, 0, s->stream>>>(arguments_of(s, l), s->layer[l].features, s->adj,
+                                                                         s->features_adj, s->edge_adj);
+}
+
+template <typename T> mlff_status message_forward(state<T> *s, int l, mlff_error *error)
+{
+    if (s->N == 0) return MLFF_OK;
+    const int functions = s->w.K + 1;
+    if (functions <= 9) launch_forward<T, 9>(s, l);
+    else if (functions <= 17) launch_forward<T, 17>(s, l);
+    else if (functions <= 21) launch_forward<T, 21>(s, l);
+    else if (functions <= 33) launch_forward<T, 33>(s, l);
+    else launch_forward<T, MAX_FUNCTIONS>(s, l);
+    CUDA_TRY_LAUNCH("message");
+    return MLFF_OK;
+}
+
+template <typename T> mlff_status message_reverse(state<T> *s, int l, mlff_error *error)
+{
+    if (s->N == 0) return MLFF_OK;
+    const int functions = s->w.K + 1;
+    if (functions <= 9) launch_reverse<T, 9>(s, l);
+    else if (functions <= 17) launch_reverse<T, 17>(s, l);
+    else if (functions <= 21) launch_reverse<T, 21>(s, l);
+    else if (functions <= 33) launch_reverse<T, 33>(s, l);
+    else launch_reverse<T, MAX_FUNCTIONS>(s, l);
+    CUDA_TRY_LAUNCH("message, reverse");
+    return MLFF_OK;
+}
+
+template mlff_status message_forward(state<float> *, int, mlff_error *);
+template mlff_status message_forward(state<double> *, int, mlff_error *);
+template mlff_status message_reverse(state<float> *, int, mlff_error *);
+template mlff_status message_reverse(state<double> *, int, mlff_error *);
+
+} // namespace mlff

@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef MLFF_CUDA_STATE_CUH
+#define MLFF_CUDA_STATE_CUH
+/*
+ * What the CUDA backend keeps on the device. The layers mirror core/src/cpu name for name; the mathematics is in
+ * docs/equations.md.
+ *
+ * Legend   N owned rows, R all rows, F features (padded to 16), K radial functions, L interactions, H readout features.
+ * Edges    row i's edges within the cutoff stand at first[i] .. first[i] + count[i] - 1, in the place of its candidates:
+ *          no scan and no transfer to the host between positions and forces.
+ * Order    every sum has a fixed order: no float atomics, the same bits on every run.
+ */
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+
+extern "C" {
+#include "backend.h"
+#include "status.h"
+#include "workspace.h"
+}
+
+#include <cuda_runtime.h>
+
+namespace mlff {
+
+constexpr int FEATURE_PAD = 16;
+constexpr int MAX_FEATURES = 256;  /* a thread a feature, 256 threads a block */
+constexpr int MAX_FUNCTIONS = 65;  /* K + 1: filter weights of a thread stay in registers */
+
+inline int padded(int features)
+{
+    return (features + FEATURE_PAD - 1) / FEATURE_PAD * FEATURE_PAD;
+}
+
+/* Fails with the call's name and CUDA's words. */
+#define CUDA_TRY(call)                                                                                                 \
+    do {                                                                                                               \
+        cudaError_t cuda_error_ = (call);                                                                              \
+        if (cuda_error_ != cudaSuccess) return mlff::cuda_failure(cuda_error_, #call, error);                          \
+    } while (0)
+
+/* After a launch: a launch that failed is reported under the kernel's name. */
+#define CUDA_TRY_LAUNCH(name)                                                                                          \
+    do {                                                                                                               \
+        cudaError_t cuda_error_ = cudaGetLastError();                                                                  \
+        if (cuda_error_ != cudaSuccess) return mlff::cuda_failure(cuda_error_, "launch of " name, error);              \
+    } while (0)
+
+mlff_status cuda_failure(cudaError_t code, const char *what, mlff_error *error);
+
+/* Y = X M + b; M [n_in][n_out], as in the CPU backend. */
+template <typename T> struct matrix {
+    int n_in, n_out;
+    T *M; /* [n_in][n_out] */
+    T *b; /* [n_out] or NULL */
+};
+
+template <typename T> struct layer_weights {
+    T *filter; /* [K+1][3][F] (s, R, v); function K is the bias */
+    matrix<T> context0, context0_T, context1, context1_T; /* F -> F, F -> 3F (s, R, v) */
+    matrix<T> mix, mix_T;                                 /* F -> 2F (V, U) */
+    matrix<T> dense0, dense0_T;                           /* 2F (s, n) -> F */
+    matrix<T> dense1, dense1_T;                           /* F -> 3F (s, sv, v); the last layer has no v */
+};
+
+template <typename T> struct weights {
+    int F, K, L, H, n_elements;
+    radial_kind radial;
+    double cutoff, scale, readout1_bias;
+    T epsilon;
+    double *centre, *inverse_width; /* [K] gaussian: o_k, 1/w_k; bessel: f_k in centre */
+    double *atom_shift;             /* [n_elements] eV */
+    T *embedding;                   /* [n_elements][F] */
+    T *first_s, *first_R;           /* [n_elements][K+1][F] */
+    layer_weights<T> layer[MLFF_MAX_INTERACTIONS];
+    matrix<T> readout0, readout0_T;
+    T *readout1; /* [H] */
+    void *storage;
+    size_t storage_bytes;
+};
+
+/* An edge: 16 or 32 bytes in one load. */
+template <typename T> struct alignas(4 * sizeof(T)) edge {
+    T u[3]; /* (x_j - x_i)/d */
+    T d;    /* angstrom */
+};
+
+/* Adjoints of an edge. */
+template <typename T> struct alignas(4 * sizeof(T)) edge_adjoint {
+    T u[3]; /* dE/du */
+    T d;    /* dE/dd */
+};
+
+template <typename T> struct layer_tensors {
+    T *context_slope; /* [N][F] silu' of the pre-activation */
+    T *x_v;           /* [N][F] */
+    T *features;      /* [R][5][F] x_s, x_R, y = x_v v (3): what neighbours gather */
+    T *v;             /* [N][3][F] input of the layer; none for l = 0, it is zero */
+    T *VU;            /* [N][3][2][F] */
+    T *dense_slope;   /* [N][F] */
+    T *y_sv, *y_v;    /* [N][F] */
+};
+
+/* Part of a structure, summed by one block: no chunk crosses structures. */
+struct chunk {
+    int32_t structure, begin, end;
+};
+
+struct device_arena {
+    char *memory;
+    size_t bytes;
+};
+
+template <typename T> struct state {
+    const mlff_model *model;
+    cudaStream_t stream;
+    char device_name[300];
+    weights<T> w;
+
+    const mlff_graph *graph; /* host */
+    uint64_t graph_version;
+    int with_reverse;
+    int32_t N, R, n_all, n_chunks;
+    int64_t n_slots;
+
+    /* the graph on the device, sent when it changed */
+    int64_t *first;          /* [N+1] */
+    int32_t *neighbour_row;  /* [n_slots] */
+    int32_t *neighbour_atom; /* [n_slots] */
+    double *shift;           /* [n_slots][3] or NULL */
+    int32_t *atom_of_row, *species;
+    int64_t *incoming_first; /* [R+1] */
+    int64_t *incoming;       /* [n_slots] */
+    chunk *chunks;           /* [n_chunks] */
+    device_arena graph_arena;
+
+    /* one evaluation */
+    double *x;              /* [n_all][3] */
+    int32_t *count;         /* [N] edges of a row */
+    edge<T> *edges;         /* [n_slots] */
+    int32_t *edge_row;      /* [n_slots] */
+    int64_t *edge_slot;     /* [n_slots] */
+    edge_adjoint<T> *edge_adj; /* [n_slots] */
+    double *slot_gradient;  /* [n_slots][3] eV/angstrom */
+    double *slot_virial;    /* [n_slots][9] eV; only for per-atom virials */
+    T *s, *v_mid;           /* [N][F], [N][3][F] */
+    layer_tensors<T> layer[MLFF_MAX_INTERACTIONS];
+    T *readout_slope;       /* [N][H] */
+    double *atom_energy;    /* [N] */
+    T *adj;                 /* [R][4][F] s_adj, v_adj */
+    T *features_adj;        /* [N][5][F] */
+    double *row_virial;     /* [N][9] */
+    double *sums;           /* [n_chunks][10] energy, virial */
+    double *forces;         /* [n_all][3] */
+    double *atom_virial;    /* [n_all][9] */
+    T *scratch;             /* [N][12 F or 2 H]: dense layers' temporaries */
+    int *bad_row;           /* [2] first row with a bad position or distance, first row with a bad result */
+    device_arena arena, virial_arena;
+
+    /* pinned host memory: positions up, results down, halo rows both ways */
+    char *host;
+    size_t host_bytes;
+    void *halo_host;
+    size_t halo_bytes;
+};
+
+template <typename T> mlff_status weights_create(weights<T> *w, const mlff_model *model, mlff_error *error);
+template <typename T> void weights_free(weights<T> *w);
+
+/* Each launches its kernels on the state's stream and returns without waiting. */
+template <typename T> mlff_status radial_forward(state<T> *s, mlff_error *error);
+template <typename T> mlff_status first_message_forward(state<T> *s, mlff_error *error);
+template <typename T> mlff_status first_message_reverse(state<T> *s, mlff_error *error);
+template <typename T> mlff_status context_forward(state<T> *s, int l, mlff_error *error);
+template <typename T> mlff_status context_reverse(state<T> *s, int l, mlff_error *error);
+template <typename T> mlff_status message_forward(state<T> *s, int l, mlff_error *error);
+template <typename T> mlff_status message_reverse(state<T> *s, int l, mlff_error *error);
+template <typename T> mlff_status update_forward(state<T> *s, int l, mlff_error *error);
+template <typename T> mlff_status update_reverse(state<T> *s, int l, mlff_error *error);
+template <typename T> mlff_status readout_forward(state<T> *s, mlff_error *error);
+template <typename T> mlff_status readout_reverse(state<T> *s, mlff_error *error);
+template <typename T> mlff_status forces(state<T> *s, int with_atom_virial, mlff_error *error);
+
+/* Y[r] (+)= X[r] M + b for rows of strides ldx, ldy (in elements). */
+template <typename T>
+mlff_status dense_rows(const matrix<T> &m, const T *X, size_t ldx, T *Y, size_t ldy, int64_t rows, bool accumulate,
+                       cudaStream_t stream, mlff_error *error);
+
+} // namespace mlff
+
+#endif
