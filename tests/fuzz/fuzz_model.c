@@ -3,7 +3,8 @@
  * libFuzzer target of the model reader: whatever the bytes, it ends with a sound model or with a status and a sentence.
  *
  * Bytes flipped at random seldom get past the JSON, so half of the mutations edit the header as JSON, put the header
- * length right, and now and then the tensors' offsets and the amount of data too.
+ * length right, and now and then the tensors' offsets and the amount of data too. Others start from another valid
+ * model, move the header length a little or cut the file.
  */
 #include "../unit/tiny_model.h"
 
@@ -148,6 +149,7 @@ static void edit(json_t *object, dice *d)
         return;
     }
     const char *key = key_at(object, roll(d, (uint32_t)n));
+    if (json_object_get(object, "__metadata__") && roll(d, 3) == 0) key = "__metadata__";
     json_t *value = json_object_get(object, key);
     uint32_t what = roll(d, 10);
     if (json_is_object(value) && what > 1) {
@@ -171,11 +173,11 @@ static void edit(json_t *object, dice *d)
     }
 }
 
-/* Gives every tensor the offsets that its shape and dtype ask for. Returns the bytes of data, 0 if there are too
- * many for `most`. */
-static size_t lay_out(json_t *header, size_t most)
+/* Gives every tensor the offsets that its shape and dtype ask for, but for one that may get a few bytes too many or
+ * too few. Returns the bytes of data, 0 if there are too many for `most`. */
+static size_t lay_out(json_t *header, size_t most, dice *d)
 {
-    size_t total = 0;
+    size_t total = 0, odd_one = roll(d, 2) ? roll(d, (uint32_t)json_object_size(header) + 1) : SIZE_MAX;
     const char *key;
     json_t *entry;
     json_object_foreach(header, key, entry)
@@ -191,6 +193,7 @@ static size_t lay_out(json_t *header, size_t most)
             bytes *= (size_t)n;
             if (bytes > most) return 0;
         }
+        if (odd_one-- == 0) bytes = bytes / 2 + roll(d, 2) * 4;
         json_object_set_new(entry, "data_offsets", json_pack("[I,I]", (json_int_t)total, (json_int_t)(total + bytes)));
         total += bytes;
         if (total > most) return 0;
@@ -209,7 +212,7 @@ static size_t mutate_json(uint8_t *bytes, size_t header_size, size_t size, size_
     for (uint32_t k = 0, n = 1 + roll(d, 3); k < n; k++)
         edit(header, d);
     size_t data_size = size - 8 - header_size;
-    size_t wanted = roll(d, 2) ? lay_out(header, max_size) : 0;
+    size_t wanted = roll(d, 2) ? lay_out(header, max_size, d) : 0;
     if (wanted == 0) wanted = data_size;
 
     size_t new_size = 0;
@@ -255,6 +258,39 @@ static void mutate_weight(uint8_t *bytes, size_t header_size, size_t size, dice 
                odd[roll(d, sizeof odd / sizeof odd[0])]);
 }
 
+/* Moves the header length a little, puts it near the end of the file, or cuts the file. */
+static size_t mutate_length(uint8_t *bytes, uint64_t n, size_t size, dice *d)
+{
+    switch (roll(d, 3)) {
+    case 0: n += roll(d, 33) - 16u; break;
+    case 1: n = size - 16 + roll(d, 24); break;
+    default: size -= roll(d, 16) % (size - 8);
+    }
+    for (int k = 0; k < 8; k++)
+        bytes[k] = (uint8_t)(n >> 8 * k);
+    return size;
+}
+
+/* Another valid model altogether. */
+static size_t fresh_model(uint8_t *bytes, size_t max_size, dice *d)
+{
+    tiny_options options = roll(d, 2) ? tiny_gaussian : tiny_bessel;
+    options.features = 1 + (int)roll(d, 3);
+    options.interactions = 1 + (int)roll(d, 3);
+    options.radial_functions = 1 + (int)roll(d, 3);
+    options.readout_features = 1 + (int)roll(d, 3);
+    options.bessel = (int)roll(d, 2);
+    options.vector_bias = (int)roll(d, 2);
+    options.value_size = roll(d, 2) ? 4 : 8;
+    tiny_model *tiny = tiny_make(&options);
+    size_t size;
+    unsigned char *packed = tiny_pack(tiny, &size);
+    if (size <= max_size) memcpy(bytes, packed, size);
+    free(packed);
+    tiny_free(tiny);
+    return size <= max_size ? size : 0;
+}
+
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned int seed)
 {
     dice d = {seed * 0x9e3779b97f4a7c15u + 1};
@@ -262,12 +298,17 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsi
     for (int k = 7; k >= 0 && size >= 8; k--)
         n = n << 8 | data[k];
     uint32_t what = roll(&d, 20);
+    size_t new_size = 0;
+    if (what == 0) new_size = fresh_model(data, max_size, &d);
+    if (what == 1 && size > 16) new_size = mutate_length(data, n, size, &d);
+    if (new_size > 0) return new_size;
+
     if (size <= 10 || n == 0 || n > size - 8 || what < 4) return LLVMFuzzerMutate(data, size, max_size);
-    if (what < 7) return mutate_text(data, (size_t)n, size, max_size);
-    if (what < 9) {
+    if (what < 6) return mutate_text(data, (size_t)n, size, max_size);
+    if (what < 8) {
         mutate_weight(data, (size_t)n, size, &d);
         return size;
     }
-    size_t new_size = mutate_json(data, (size_t)n, size, max_size, &d);
+    new_size = mutate_json(data, (size_t)n, size, max_size, &d);
     return new_size ? new_size : mutate_text(data, (size_t)n, size, max_size);
 }
