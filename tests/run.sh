@@ -110,6 +110,8 @@ setup_environment --tests
 rm -rf "$results"
 mkdir -p "$results"
 export MLFF_LAMMPS_ENV=$venv
+# Threads that wait without spinning, because tests run several processes on few cores.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 if [ -z "${MLFF_TEST_DATA:-}" ] && [ -d "$root/../shared/data" ]; then
     MLFF_TEST_DATA=$(cd "$root/../shared/data" && pwd)
     export MLFF_TEST_DATA
