@@ -168,6 +168,18 @@ template <typename T> static mlff_status send_graph(state<T> *s, const mlff_grap
 
 /* ------------------------------------------------------------------------------------- one evaluation */
 
+/* A position that is not a number is found before the first exchange, so that all ranks can stop together. */
+static mlff_status check_positions(const mlff_graph *g, const double *x, mlff_error *error)
+{
+    for (int32_t row = 0; row < g->n_rows; row++) {
+        const double *at = x + 3 * (size_t)g->atom_of_row[row];
+        if (!isfinite(at[0] + at[1] + at[2]) && (!isfinite(at[0]) || !isfinite(at[1]) || !isfinite(at[2])))
+            return mlff_fail(error, MLFF_ERROR_NUMERICS, "atom index %d: position (%g, %g, %g), expected finite numbers",
+                             (int)g->atom_of_row[row], at[0], at[1], at[2]);
+    }
+    return MLFF_OK;
+}
+
 template <typename T>
 static mlff_status prepare(void *state_, const mlff_graph *graph, const double *x, int with_reverse, int with_halo,
                            mlff_error *error)
@@ -175,6 +187,7 @@ static mlff_status prepare(void *state_, const mlff_graph *graph, const double *
     state<T> *s = (state<T> *)state_;
     s->graph = graph;
     s->with_reverse = with_reverse;
+    MLFF_TRY(check_positions(graph, x, error));
     const size_t halo = with_halo ? (size_t)graph->n_rows * 5 * s->w.F * sizeof(T) : 0;
     MLFF_TRY(pinned(&s->halo_host, &s->halo_bytes, halo > 0 ? halo : 1, error));
     if (s->graph_version != graph->version) MLFF_TRY(send_graph(s, graph, error));
