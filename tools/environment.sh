@@ -3,7 +3,10 @@
 #
 # The set-up that examples/run.sh and tests/run.sh share; both source this file.
 #
-#   setup_environment [--tests]    system packages, .venv in the checkout, the project installed into it
+#   setup_environment [--tests] [--fuzz] [--lammps-source]
+#
+# makes sure of system packages, .venv in the checkout and the project installed into it; the options add what the
+# tests, the fuzzer, and a LAMMPS built from source need.
 #
 # Everything lands in two folders of the checkout that may be deleted at any time: .venv/ (Python, LAMMPS, MPI, CMake,
 # this project) and build/. What is there and fits the sources is left alone: then this takes a second.
@@ -20,21 +23,28 @@ die() {
     exit 1
 }
 
-# Debian's names of what is not there: compilers, jansson (JSON), Python with venv, and cmocka for the C tests.
+# Debian's names of what is not there: compilers, jansson (JSON), Python with venv, and what the options ask for.
 missing_system_packages() {
-    local missing=() python=${MLFF_PYTHON:-python3}
+    local missing=() python=${MLFF_PYTHON:-python3} option
     command -v gcc >/dev/null || missing+=(gcc)
     command -v g++ >/dev/null || missing+=(g++)
     command -v pkg-config >/dev/null || missing+=(pkg-config)
     has_header stdlib.h || missing+=(libc6-dev)
     has_header jansson.h || missing+=(libjansson-dev)
-    if [ "${1:-}" = --tests ]; then
-        has_header cmocka.h || missing+=(libcmocka-dev)
-        # Without it one test, on locales with a decimal comma, is skipped: nothing to stop for.
-        [ -e /usr/share/i18n/locales/de_DE ] || ! may_install || missing+=(locales)
-    fi
     command -v "$python" >/dev/null || missing+=(python3)
     "$python" -c 'import venv, ensurepip' >/dev/null 2>&1 || missing+=(python3-venv)
+    for option in "$@"; do
+        case $option in
+        --tests)
+            has_header cmocka.h || missing+=(libcmocka-dev)
+            # Without it one test, on locales with a decimal comma, is skipped: nothing to stop for.
+            [ -e /usr/share/i18n/locales/de_DE ] || ! may_install || missing+=(locales)
+            ;;
+        --fuzz) [ -n "$(compgen -c clang)" ] || missing+=(clang) ;;
+        --lammps-source) command -v mpicxx >/dev/null || missing+=(libopenmpi-dev openmpi-bin) ;;
+        *) die "setup_environment: unknown option $option" ;;
+        esac
+    done
     say "${missing[@]}"
 }
 
@@ -110,7 +120,7 @@ EOF
 
 # A hash of everything that the installed project is made from.
 sources_hash() {
-    (cd "$root" && find pyproject.toml CMakeLists.txt cmake core pair_mlff weights_tools -type f \
+    (cd "$root" && find pyproject.toml CMakeLists.txt cmake core cuda_kernels pair_mlff weights_tools -type f \
         ! -name '*.pyc' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum | cut -d' ' -f1)
 }
 
@@ -136,17 +146,19 @@ setup_environment() {
     # Two runs at once in one checkout would install into each other.
     exec 9>"$root/build/setup.lock"
     flock -n 9 || { say "set-up: waiting for another run in this checkout"; flock 9; }
-    if [ "${1:-}" = --tests ] || [ "$(cat "$venv/mlff.stamp" 2>/dev/null)" != "$(sources_hash)" ]; then
+    if [ $# -gt 0 ] || [ "$(cat "$venv/mlff.stamp" 2>/dev/null)" != "$(sources_hash)" ]; then
         : >"$setup_log"
         install_system_packages "$@"
     fi
     make_venv
     install_project
-    if [ "${1:-}" = --tests ] && ! "$venv/bin/python" -c 'import pytest' 2>/dev/null; then
+    if [ $# -gt 0 ] && ! "$venv/bin/python" -c 'import pytest' 2>/dev/null; then
         say "set-up: pytest from PyPI into .venv"
         pip_install pytest
     fi
     exec 9>&-
+    # shellcheck disable=SC2034  # tests/run.sh
+    system_path=$PATH
     PATH=$venv/bin:$PATH
     export PATH
     [ $((SECONDS - started)) -lt 5 ] || say "set-up: ready after $((SECONDS - started)) s"
