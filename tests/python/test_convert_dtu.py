@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from checkpoints import dtu_checkpoint, dtu_energy, dtu_state
 from painn_numpy import atom_energies
-from torch_files import save, save_legacy, stand_in
+from torch_files import Call, function, save, save_legacy, stand_in
 
 from mlff import ConversionError
 from mlff.convert import dtu
@@ -126,6 +126,34 @@ def test_rescaling_of_curator_is_read(tmp_path):
     network = dtu_energy(dtu_state(), POSITIONS, NUMBERS)
     expected = 1.5 * (2.0 * network + reference) - 0.25 * len(NUMBERS) + reference
     assert energy(model) == pytest.approx(expected, abs=1e-10)
+
+
+def whole_model_checkpoint(representation="PainnModel", radial="SineBasis"):
+    """curator's default: the whole model beside the dictionary, with bound methods and configuration objects."""
+    content = curator_checkpoint()
+    rep = stand_in("curator.model.painn", representation)()
+    rep.__dict__.update(cutoff=4.0, num_basis=5, _modules={"basis": stand_in("curator.layer.radial_basis", radial)()})
+    model = stand_in("curator.model.base", "NeuralNetworkPotential")()
+    outputs = stand_in("curator.model.base", "CallbackModuleList")()
+    outputs.on_register_callback = Call(function("__builtin__", "getattr"), model, "register_callbacks")
+    model.__dict__.update(training=True, _modules={"representation": rep, "output_modules": outputs})
+    config = stand_in("omegaconf.dictconfig", "DictConfig")()
+    config._content = {"n": stand_in("omegaconf.nodes", "AnyNode")()}
+    return {**content, "model": model, "model_params": config}
+
+
+def test_whole_model_of_curator_gives_the_cutoff(tmp_path):
+    request = conversion(["H", "O"])
+    model = dtu.convert(save(tmp_path / "model.ckpt", whole_model_checkpoint()), request)
+    assert model.cutoff == 4.0
+    assert not any("assumed" in note for note in request.notes)
+    assert energy(model) == energy(convert(tmp_path, curator_checkpoint(), elements=["H", "O"], cutoff=4.0))
+
+
+@pytest.mark.parametrize("parts", [{"radial": "BesselBasis"}, {"representation": "MACE"}], ids=str)
+def test_other_parts_in_a_whole_model_of_curator_are_refused_by_name(tmp_path, parts):
+    with pytest.raises(ConversionError, match=list(parts.values())[0]):
+        convert(tmp_path, whole_model_checkpoint(**parts), elements=["H", "O"], cutoff=4.0)
 
 
 def test_scales_that_differ_between_elements_are_refused(tmp_path):

@@ -55,7 +55,7 @@ def test_system_call_is_refused_and_not_executed(tmp_path, vocabulary, protocol,
     assert not trace.exists()
 
 
-@pytest.mark.parametrize("name", ["eval", "exec", "getattr", "__import__", "open", "compile", "setattr", "type"])
+@pytest.mark.parametrize("name", ["eval", "exec", "vars", "__import__", "open", "compile", "setattr", "type"])
 def test_builtins_are_refused_by_name(tmp_path, vocabulary, name):
     trace = tmp_path / "executed"
     bad = Call(function("builtins", name), f"open({str(trace)!r}, 'w')")
@@ -94,6 +94,15 @@ def test_dotted_names_do_not_reach_into_whitelisted_classes(tmp_path):
     content = b"\x80\x04\x8c\x14torch.nn.modules.foo\x8c\x10Dense.__init__.x\x93."
     with pytest.raises(ConversionError, match=r"Dense\.__init__\.x"):
         archive.load(zip_with(tmp_path / "file", content), schnetpack.VOCABULARY)
+
+
+def test_getattr_is_refused_or_inert(tmp_path):
+    """curator's files store bound methods as calls of getattr; nothing is looked up for them."""
+    bad = save(tmp_path / "file", Call(function("builtins", "getattr"), {"a": 1}, "clear"))
+    with pytest.raises(ConversionError, match=r"'builtins\.getattr'"):
+        archive.load(bad, schnetpack.VOCABULARY)
+    record = archive.load(bad, dtu.VOCABULARY)
+    assert isinstance(record, unpickle.Record) and record.arguments == ({"a": 1}, "clear")
 
 
 def test_mentioned_functions_cannot_be_called(tmp_path):

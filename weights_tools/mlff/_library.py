@@ -16,7 +16,7 @@ from typing import Sequence
 
 import numpy as np
 
-from .errors import LibraryError, MlffError, ModelFileError, UsageError
+from .errors import LibraryError, MissingLibraryError, MlffError, ModelFileError, UsageError
 from .plugin import path as installed_plugin
 
 DEVICES = ("auto", "cpu", "cuda")  # in the order of mlff_device
@@ -95,15 +95,15 @@ class _Output(CStruct):
 
 
 def library_path() -> Path:
-    """Where libmlff.so is; MlffError when it is not there."""
+    """Where libmlff.so is; MissingLibraryError when it is not there."""
     named = os.environ.get("MLFF_LIBRARY")
     if named:
         if not os.path.isfile(named):
-            raise MlffError(f"MLFF_LIBRARY names '{named}', where there is no file")
+            raise MissingLibraryError(f"MLFF_LIBRARY names '{named}', where there is no file")
         return Path(named)
     path = Path(__file__).resolve().parent / "lib" / "libmlff.so"
     if not path.is_file():
-        raise MlffError(f"libmlff.so is missing, expected it at {path}; install mlff, or set MLFF_LIBRARY to its path")
+        raise MissingLibraryError(f"libmlff.so is missing, expected it at {path}; install mlff, or set MLFF_LIBRARY to its path")
     return path
 
 
@@ -126,7 +126,7 @@ def _library() -> ctypes.CDLL:
         try:
             library = ctypes.CDLL(path)
         except OSError as error:
-            raise MlffError(f"{path} cannot be loaded: {error}") from None
+            raise MissingLibraryError(f"{path} cannot be loaded: {error}") from None
         _declare(library)
         _loaded[path] = library
     return _loaded[path]

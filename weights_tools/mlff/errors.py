@@ -14,6 +14,10 @@ class ModelFileError(MlffError):
     """A model file that is missing, damaged or contradicts itself."""
 
 
+class MissingLibraryError(MlffError, OSError):
+    """libmlff.so is not where it should be, or cannot be loaded."""
+
+
 class LibraryError(MlffError):
     """A failure that the C library reported, with its sentence and the name of its status."""
 

@@ -20,9 +20,10 @@ from ase.data import chemical_symbols
 from ..model_file import ModelFile
 from . import archive
 from .source import MESSAGE_ORDER, UPDATE_ORDER, Conversion, reorder, rows_of_elements, swap_halves
-from .unpickle import Tensor
+from .unpickle import Record, Tensor
 
 # Lightning checkpoints of curator hold whole objects beside the dictionary; they are passed over as inert records.
+# So are bound methods, which a pickle stores as a call of getattr: here that is a record of its arguments.
 _RECORDS = frozenset(
     """
     NeuralNetworkPotential CallbackModuleList PainnModel PainnMessage PainnUpdate SineBasis CosineCutoff
@@ -30,12 +31,14 @@ _RECORDS = frozenset(
     ModelOutput TypeMapper Linear Sequential SiLU Embedding ModuleList MSELoss L1Loss HuberLoss Identity
     MeanAbsoluteError MeanSquaredError partial Adam AdamW ReduceLROnPlateau LambdaLR ExponentialLR
     PerAtomMAE PerAtomRMSE DictConfig ListConfig ContainerMetadata Metadata AnyNode StringNode FloatNode IntegerNode
-    BooleanNode
+    BooleanNode Irreps Irrep _MulIr getattr
     """.split()
 )
 _NAMES = frozenset("Any".split())
 VOCABULARY = archive.Vocabulary(
-    packages=("curator", "torch", "omegaconf", "torchmetrics", "functools", "typing"), records=_RECORDS, names=_NAMES
+    packages=("curator", "torch", "omegaconf", "torchmetrics", "functools", "typing", "e3nn", "__builtin__", "builtins"),
+    records=_RECORDS,
+    names=_NAMES,
 )
 
 _EMBEDDING = "atom_embedding.weight"
@@ -61,9 +64,10 @@ def convert(path: str | os.PathLike, conversion: Conversion) -> ModelFile:
     tensors["radial.frequency"] = np.arange(1, n_radial + 1) * np.pi / cutoff
     scale, shift, element_energies = _normalisation(state, conversion)
     state.nothing_left()
-    conversion.notes.append(
-        "the file does not name its radial basis and cutoff function; sin(n pi d/rc)/d and the cosine are assumed"
-    )
+    if _representation(content) is None:  # else other classes than SineBasis and CosineCutoff would be refused
+        conversion.notes.append(
+            "the file does not name its radial basis and cutoff function; sin(n pi d/rc)/d and the cosine are assumed"
+        )
     return ModelFile(
         features=embedding.shape[1],
         interactions=n_interactions,
@@ -216,8 +220,10 @@ def _normalisation(state: _State, conversion: Conversion) -> tuple[float, float,
 
 
 def _cutoff(content: object, conversion: Conversion) -> float:
-    """The cutoff radius: painn-sli and cPaiNN write it beside the dictionary."""
+    """The cutoff radius: painn-sli and cPaiNN write it beside the dictionary, curator has it in the whole model."""
     stored = content.get("cutoff") if isinstance(content, dict) else None
+    if _representation(content) is not None:
+        stored = vars(_representation(content)).get("cutoff")
     if isinstance(stored, Tensor):
         stored = float(stored.array().reshape(-1)[0])
     if isinstance(stored, (int, float)) and not isinstance(stored, bool):
@@ -227,6 +233,14 @@ def _cutoff(content: object, conversion: Conversion) -> float:
     if conversion.cutoff is None:
         raise conversion.fail("does not say its cutoff radius, give it with --cutoff")
     return conversion.cutoff
+
+
+def _representation(content: object) -> Record | None:
+    """The PaiNN module in a file that holds the whole model beside its state dictionary."""
+    model = content.get("model") if isinstance(content, dict) else None
+    modules = vars(model).get("_modules") if isinstance(model, Record) else None
+    found = modules.get("representation") if isinstance(modules, dict) else None
+    return found if isinstance(found, Record) and found.class_name == "PainnModel" else None
 
 
 def _trained_elements(content: object, shape: tuple[int, ...], conversion: Conversion) -> list[str]:

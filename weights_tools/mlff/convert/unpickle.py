@@ -193,6 +193,7 @@ _FUNCTIONS: dict[str, Any] = {
     "builtins.set": _Function(_make_set),
     "__builtin__.set": _Function(_make_set),
     "builtins.dict": Dictionary,
+    "__builtin__.dict": Dictionary,
     "torch.Size": _Function(lambda extents=(): _integers(extents, "shape")),
     "torch._utils._rebuild_tensor_v2": _Function(_make_tensor),
     "torch._utils._rebuild_tensor": _Function(_make_tensor),
@@ -205,6 +206,11 @@ _FUNCTIONS: dict[str, Any] = {
 # What they only mention.
 _VALUES = {"torch." + name for name in _STORAGE_TYPES} | {
     "torch." + name for name in ("float16", "float32", "float64", "int32", "int64", "bool")
+}
+_VALUES |= {
+    f"{module}.{name}"
+    for module in ("builtins", "__builtin__")
+    for name in ("bool", "float", "int", "list", "long", "str", "tuple")
 }
 
 
@@ -225,7 +231,7 @@ class RestrictedUnpickler(pickle.Unpickler):
             return Name(path)
         if path == "torch.device":
             return _record_class(path)
-        if module.partition(".")[0] in self.packages and "." not in name:
+        if module.partition(".")[0] in self.packages:
             if name in self.records:
                 return _record_class(path)
             if name in self.names:
