@@ -257,6 +257,18 @@ def test_eval_without_references_says_so(run, library, fixtures, tmp_path):
     assert status == 0 and "carry no energy" in out
 
 
+def test_eval_takes_frames_without_atoms_and_slabs(run, library, fixtures, tmp_path):
+    slab = ase.Atoms("H2", [[0, 0, 0], [0, 0, 0.8]], cell=[3, 3, 0], pbc=[True, True, False])
+    ase.io.write(tmp_path / "in.extxyz", [ase.Atoms(), ase.Atoms("H"), slab], format="extxyz")
+    status, _, err = run("eval", fixtures / "gaussian_ev.safetensors", tmp_path / "in.extxyz",
+                         "-o", tmp_path / "out.extxyz")
+    assert (status, err) == (0, "")
+    empty, atom, slab = ase.io.read(tmp_path / "out.extxyz", ":")
+    assert len(empty) == 0 and empty.get_potential_energy() == 0
+    assert np.array_equal(atom.calc.results["forces"], np.zeros((1, 3)))
+    assert list(slab.pbc) == [True, True, False]
+
+
 def test_eval_names_an_unknown_element_and_its_frame(run, library, fixtures, tmp_path):
     ase.io.write(tmp_path / "in.extxyz", [ase.Atoms("H"), ase.Atoms("Xe")], format="extxyz")
     status, out, err = run("eval", fixtures / "gaussian_ev.safetensors", tmp_path / "in.extxyz",

@@ -103,7 +103,7 @@ def library_path() -> Path:
         return Path(named)
     path = Path(__file__).resolve().parent / "lib" / "libmlff.so"
     if not path.is_file():
-        raise MissingLibraryError(f"libmlff.so is missing, expected it at {path}; install mlff, or set MLFF_LIBRARY to its path")
+        raise MissingLibraryError(f"libmlff.so is not at {path}; install mlff, or set MLFF_LIBRARY to its path")
     return path
 
 

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Iterable, Iterator, TextIO
 
+import ase.io
 import numpy as np
 
 from ._library import Evaluator, Model, Result, Structure
@@ -33,8 +34,6 @@ class Frame:
 
 def read(path: str, model: Model) -> Iterator[Frame]:
     """The frames of a file that ASE can read, .xz, .gz and .bz2 too."""
-    import ase.io
-
     if not os.path.exists(path):
         raise MlffError(f"{path}: no such file")
     bare = path

@@ -34,12 +34,8 @@ _RECORDS = frozenset(
     BooleanNode Irreps Irrep _MulIr getattr
     """.split()
 )
-_NAMES = frozenset("Any".split())
-VOCABULARY = archive.Vocabulary(
-    packages=("curator", "torch", "omegaconf", "torchmetrics", "functools", "typing", "e3nn", "__builtin__", "builtins"),
-    records=_RECORDS,
-    names=_NAMES,
-)
+_PACKAGES = ("curator", "torch", "omegaconf", "torchmetrics", "functools", "typing", "e3nn", "__builtin__", "builtins")
+VOCABULARY = archive.Vocabulary(packages=_PACKAGES, records=_RECORDS, names=frozenset({"Any"}))
 
 _EMBEDDING = "atom_embedding.weight"
 _UNRELATED = re.compile(r"linear(_magmom|_bader_charge)?\.(weight|bias)\Z")  # other outputs of cPaiNN
