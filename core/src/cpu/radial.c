@@ -104,7 +104,7 @@ static void fill_row(cpu_state *s, const double *x, int64_t i, real *unwanted)
         e++;
     }
     const int64_t first = s->edge_first[i], edges = s->edge_first[i + 1] - first;
-    if (s->with_reverse) {
+    if (s->with_reverse && edges > 0) { /* without a single edge in the whole system these arrays are NULL */
         memset(s->edge_d_adj + first, 0, (size_t)edges * sizeof(real));
         memset(s->edge_u_adj + 3 * first, 0, 3 * (size_t)edges * sizeof(real));
     }
