@@ -142,10 +142,25 @@ void PairMLFF::coeff(int narg, char **arg)
     const std::string units = update->unit_style;
     if (units != "metal" && units != "real")
         error->all(FLERR, "pair style mlff: units " + units + ", expected metal or real");
-    energy_unit = units == "real" ? MLFF_EV_IN_KCAL_PER_MOL : 1.0;
 
-    load_model(arg[2]);
-    map_elements(narg, arg);
+    /* What was there before stays until the new model and its elements are known to be right on all ranks. */
+    mlff_model *loaded = load_model(arg[2]);
+    std::vector<int> mapped;
+    try {
+        mapped = map_elements(loaded, narg, arg);
+    } catch (...) {
+        mlff_model_free(loaded);
+        throw;
+    }
+    mlff_evaluator_free(evaluator);
+    mlff_model_free(model);
+    evaluator = nullptr;
+    evaluator_is_stale = true;
+    model = loaded;
+    cutoff = mlff_model_get_info(model)->cutoff;
+    energy_unit = units == "real" ? MLFF_EV_IN_KCAL_PER_MOL : 1.0;
+    species_of_type = mapped;
+    set_flags();
 }
 
 /* Only rank 0 looks for the file, as given or in LAMMPS_POTENTIALS, and reads it. */
@@ -176,8 +191,8 @@ std::string PairMLFF::read_model_bytes(const std::string &path, int &status, std
     return bytes;
 }
 
-/* Replaces the model when all ranks have the new one. */
-void PairMLFF::load_model(const char *path)
+/* The model, once all ranks have it. */
+mlff_model *PairMLFF::load_model(const char *path)
 {
     int status = MLFF_OK;
     std::string bytes, message;
@@ -206,23 +221,18 @@ void PairMLFF::load_model(const char *path)
         mlff_model_free(loaded);
         throw;
     }
-    mlff_evaluator_free(evaluator);
-    evaluator = nullptr;
-    mlff_model_free(model);
-    model = loaded;
-    cutoff = mlff_model_get_info(model)->cutoff;
-    evaluator_is_stale = true;
+    return loaded;
 }
 
-void PairMLFF::map_elements(int narg, char **arg)
+/* [ntypes+1] the species of each atom type. */
+std::vector<int> PairMLFF::map_elements(const mlff_model *loaded, int narg, char **arg)
 {
-    const mlff_model_info *info = mlff_model_get_info(model);
+    const mlff_model_info *info = mlff_model_get_info(loaded);
     const bool hybrid = force->pair != this;
-    const int ntypes = atom->ntypes;
     std::string known;
     for (int e = 0; e < info->n_elements; ++e) known += std::string(" ") + info->elements[e];
 
-    std::vector<int> of_type(ntypes + 1, -1);
+    std::vector<int> of_type(atom->ntypes + 1, -1);
     for (int i = 3; i < narg; ++i) {
         if (!std::strcmp(arg[i], "NULL")) {
             if (!hybrid)
@@ -235,8 +245,13 @@ void PairMLFF::map_elements(int narg, char **arg)
             error->all(FLERR, std::string("model ") + info->name + ": element '" + arg[i] + "' of atom type "
                                   + std::to_string(i - 2) + " is unknown, expected one of:" + known);
     }
-    species_of_type = of_type;
+    return of_type;
+}
 
+/* Tells LAMMPS which pairs of types are ours. */
+void PairMLFF::set_flags()
+{
+    const int ntypes = atom->ntypes;
     if (allocated) {
         memory->destroy(setflag);
         memory->destroy(cutsq);
@@ -246,7 +261,7 @@ void PairMLFF::map_elements(int narg, char **arg)
     allocated = 1;
     for (int i = 1; i <= ntypes; ++i)
         for (int j = 1; j <= ntypes; ++j) {
-            setflag[i][j] = i <= j && of_type[i] >= 0 && of_type[j] >= 0;
+            setflag[i][j] = i <= j && species_of_type[i] >= 0 && species_of_type[j] >= 0;
             cutsq[i][j] = 0.0;
         }
 }
@@ -295,9 +310,10 @@ void PairMLFF::init_style()
         force->pair->comm_reverse = std::max(force->pair->comm_reverse, comm_reverse);
         force->pair->comm_reverse_off = std::max(force->pair->comm_reverse_off, comm_reverse_off);
     }
-    if (comm->me == 0 && (neighbor->nex_type || neighbor->nex_group || neighbor->nex_mol))
-        error->warning(FLERR, std::string("pair style mlff does not see the pairs that neigh_modify exclude removes; "
-                                          "energies of their atoms change"));
+    const int hidden = neighbor->nex_type + neighbor->nex_group + neighbor->nex_mol + neighbor->includegroup;
+    if (comm->me == 0 && hidden)
+        error->warning(FLERR, std::string("pair style mlff does not see the pairs that neigh_modify exclude or include "
+                                          "leaves out; energies of their atoms change"));
     neighbor->add_request(this, NeighConst::REQ_FULL);
 }
 

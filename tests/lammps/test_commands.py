@@ -2,6 +2,7 @@
 """Wrong commands and files stop every rank with one sentence; repeated commands work. (FAULTS: model file, commands)"""
 import pathlib
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -213,3 +214,75 @@ shell 'grep VmRSS /proc/$PPID/status'
     sizes = [int(line.split()[1]) for line in run.screen.splitlines() if line.startswith("VmRSS")]
     assert len(sizes) == 2
     assert sizes[1] - sizes[0] < 512, f"{sizes} kB"
+
+
+@pytest.mark.parametrize("ranks,before", [(1, ""), (2, "newton off")])
+def test_a_long_run_does_not_grow(lammps, crystal, model, ranks, before):
+    """Resident memory of 300 more steps with a list built at each, per-atom values included, and cells that change."""
+    text = systems.setup(crystal, model, before=before) + """
+compute c_ all centroid/stress/atom NULL virial
+compute r_ all reduce sum c_c_[1]
+thermo_style custom step pe c_r_
+thermo 5
+neigh_modify every 1 delay 0 check no
+fix move_ all nve
+timestep 0.0001
+run 100
+shell 'grep VmRSS /proc/$PPID/status'
+run 300
+shell 'grep VmRSS /proc/$PPID/status'
+"""
+    run = lammps(text, ranks=ranks)
+    sizes = [int(line.split()[1]) for line in run.screen.splitlines() if line.startswith("VmRSS")]
+    assert len(sizes) == 2
+    assert sizes[1] - sizes[0] < 512, f"{sizes} kB"
+
+
+SESSION = """
+import sys
+from lammps import lammps
+plugin, data, model, deep = sys.argv[1:]
+lmp = lammps(cmdargs=["-screen", "none", "-log", "none", "-nocite"])
+
+def refused(*commands):
+    for command in commands[:-1]:
+        lmp.command(command)
+    try:
+        lmp.command(commands[-1])
+    except Exception as problem:
+        return str(problem)
+    sys.exit("no error: " + commands[-1])
+
+lmp.commands_string(f"units metal\\nplugin load {plugin}\\natom_modify map array\\nread_data {data}\\nmass * 12.0\\npair_style mlff\\n"
+                    f"pair_coeff * * {model} H C O\\nrun 0")
+first = lmp.get_thermo("pe")
+assert "nowhere" in refused("pair_coeff * * nowhere.safetensors H C O")
+lmp.command("run 0")
+assert lmp.get_thermo("pe") == first, "a refused file changed the model"
+assert "'Xx'" in refused(f"pair_coeff * * {deep} H C Xx")
+assert "2 elements" in refused(f"pair_coeff * * {model} H C")
+lmp.command("run 0")
+assert lmp.get_thermo("pe") == first, "refused elements changed the model"
+assert "'half'" in refused("pair_style mlff threads 2 precision half")
+lmp.command("run 0")
+assert lmp.get_thermo("pe") == first, "a refused setting changed the style"
+x = lmp.gather_atoms("x", 1, 3)
+good = lmp.gather_atoms("x", 1, 3)
+x[3:6] = x[0:3]
+lmp.scatter_atoms("x", 1, 3, x)
+assert "atom" in refused("run 0")
+lmp.scatter_atoms("x", 1, 3, good)
+lmp.command("run 0")
+assert abs(lmp.get_thermo("pe") - first) < 1e-9, "a failed step left something behind"
+print("session ends well")
+"""
+
+
+def test_a_session_goes_on_after_errors_as_it_was_before(installation, crystal, model, deep_model, tmp_path):
+    """LAMMPS as a Python module turns errors into exceptions: nothing may be half done."""
+    if installation.python is None:
+        pytest.skip("this LAMMPS has no Python module")
+    (tmp_path / "session.py").write_text(SESSION)
+    done = subprocess.run([installation.python, "session.py", installation.plugin, crystal, model, deep_model], cwd=tmp_path,
+                          env=installation.environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "session ends well" in done.stdout, done.stdout + done.stderr

@@ -142,6 +142,12 @@ def test_special_bonds_can_be_set_for_this_style_alone(lammps, tmp_path, model):
         assert np.abs(lammps(text, ranks=ranks).forces() - plain.forces()).max() < 1e-10
 
 
-def test_excluded_pairs_are_named_in_a_warning(lammps, crystal, model):
-    run = lammps(script(crystal, "mlff", f"pair_coeff * * {model} H C O\nneigh_modify exclude type 1 1"))
-    assert "WARNING: pair style mlff does not see the pairs that neigh_modify exclude removes" in run.screen
+@pytest.mark.parametrize("before,after", [
+    ("", "neigh_modify exclude type 1 1"),
+    ("atom_modify first odd", "group odd type 1 3\nneigh_modify include odd"),
+])
+def test_pairs_that_the_user_hides_are_named_in_a_warning(lammps, crystal, model, before, after):
+    runs = [lammps(script(crystal, "mlff", f"pair_coeff * * {model} H C O\n{after}", before), ranks=n) for n in (1, 2)]
+    for run in runs:
+        assert run.screen.count("WARNING: pair style mlff does not see the pairs") == 1
+    assert np.abs(runs[0].forces() - runs[1].forces()).max() < 1e-10

@@ -117,6 +117,15 @@ def test_threads_give_the_same_bits(lammps, crystal, deep_model):
         assert (run.thermo()["PotEng"] == runs[0].thermo()["PotEng"]).all()
 
 
+def test_suffix_omp_changes_nothing(lammps, reference, crystal, deep_model):
+    """The style has no /omp variant; lists and integration come from package OPENMP."""
+    lammps.needs_package("OPENMP")
+    for ranks in (1, 2):
+        run = lammps(script(crystal, deep_model), ranks=ranks, arguments=("-sf", "omp", "-pk", "omp", "2"))
+        assert "2 threads" in run.screen
+        assert_equal_runs(run, reference)
+
+
 def test_the_same_run_gives_the_same_bits(lammps, crystal, deep_model):
     runs = [lammps(script(crystal, deep_model), ranks=2) for _ in range(2)]
     assert (runs[0].folder / "atoms.dump").read_bytes() == (runs[1].folder / "atoms.dump").read_bytes()
