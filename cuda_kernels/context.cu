@@ -6,6 +6,7 @@
  * Launch   dense layers, then a thread a feature of an atom.
  * Cost     4 F^2 multiply-adds an atom each way; 17 F values read or written besides the dense layers'.
  */
+#include "dense.cuh"
 #include "silu.cuh"
 
 namespace mlff {
@@ -59,9 +60,8 @@ template <typename T> mlff_status context_forward(state<T> *s, int l, mlff_error
     const layer_weights<T> &w = s->w.layer[l];
     const layer_tensors<T> &t = s->layer[l];
     T *h = s->scratch, *x = h + n; /* [N][F], [N][3F] */
-    MLFF_TRY(dense_rows(w.context0, s->s, F, h, F, s->N, false, s->stream, error));
-    silu_kernel<<<blocks_of(n), 256, 0, s->stream>>>(n, h, t.context_slope);
-    MLFF_TRY(dense_rows(w.context1, h, F, x, 3 * F, s->N, false, s->stream, error));
+    MLFF_TRY(dense_rows(w.context0, s->s, F, h, F, s->N, DENSE_SILU, t.context_slope, s->stream, error));
+    MLFF_TRY(dense_rows<T>(w.context1, h, F, x, 3 * F, s->N, DENSE_STORE, nullptr, s->stream, error));
     features_kernel<<<blocks_of(n), 256, 0, s->stream>>>(n, F, x, t.v, t.features, t.x_v);
     CUDA_TRY_LAUNCH("context");
     return MLFF_OK;
@@ -76,9 +76,8 @@ template <typename T> mlff_status context_reverse(state<T> *s, int l, mlff_error
     const layer_tensors<T> &t = s->layer[l];
     T *h_adj = s->scratch, *x_adj = h_adj + n; /* [N][F], [N][3F] */
     features_reverse_kernel<<<blocks_of(n), 256, 0, s->stream>>>(n, F, s->features_adj, t.v, t.x_v, x_adj, s->adj);
-    MLFF_TRY(dense_rows(w.context1_T, x_adj, 3 * F, h_adj, F, s->N, false, s->stream, error));
-    multiply_kernel<<<blocks_of(n), 256, 0, s->stream>>>(n, h_adj, t.context_slope);
-    MLFF_TRY(dense_rows(w.context0_T, h_adj, F, s->adj, 4 * F, s->N, true, s->stream, error));
+    MLFF_TRY(dense_rows(w.context1_T, x_adj, 3 * F, h_adj, F, s->N, DENSE_SLOPE, t.context_slope, s->stream, error));
+    MLFF_TRY(dense_rows<T>(w.context0_T, h_adj, F, s->adj, 4 * F, s->N, DENSE_ADD, nullptr, s->stream, error));
     CUDA_TRY_LAUNCH("context, reverse");
     return MLFF_OK;
 }

@@ -6,6 +6,7 @@
  * Launch   a dense layer, then a warp a row.
  * Order    of the last sum: a fixed tree over the 32 lanes.
  */
+#include "dense.cuh"
 #include "silu.cuh"
 
 namespace mlff {
@@ -57,7 +58,7 @@ template <typename T> mlff_status readout_forward(state<T> *s, mlff_error *error
 {
     if (s->N == 0) return MLFF_OK;
     T *h = s->scratch; /* [N][H] */
-    MLFF_TRY(dense_rows(s->w.readout0, s->s, s->w.F, h, s->w.H, s->N, false, s->stream, error));
+    MLFF_TRY(dense_rows<T>(s->w.readout0, s->s, s->w.F, h, s->w.H, s->N, DENSE_STORE, nullptr, s->stream, error));
     const readout_arguments<T> a = {s->N, s->w.H, s->w.scale, s->w.readout1_bias, h, s->w.readout1, s->w.atom_shift,
                                     s->species, s->readout_slope, s->atom_energy, s->bad_row};
     energy_kernel<<<(s->N + 7) / 8, 256, 0, s->stream>>>(a);
@@ -72,7 +73,7 @@ template <typename T> mlff_status readout_reverse(state<T> *s, mlff_error *error
     const int64_t n = (int64_t)s->N * H, n_v = (int64_t)s->N * 3 * F;
     T *h_adj = s->scratch; /* [N][H] */
     seed_kernel<<<blocks_of(n), 256, 0, s->stream>>>(n, H, T(s->w.scale), s->w.readout1, s->readout_slope, h_adj);
-    MLFF_TRY(dense_rows(s->w.readout0_T, h_adj, H, s->adj, 4 * F, s->N, false, s->stream, error));
+    MLFF_TRY(dense_rows<T>(s->w.readout0_T, h_adj, H, s->adj, 4 * F, s->N, DENSE_STORE, nullptr, s->stream, error));
     clear_vectors_kernel<<<blocks_of(n_v), 256, 0, s->stream>>>(n_v, F, s->adj);
     CUDA_TRY_LAUNCH("readout, reverse");
     return MLFF_OK;

@@ -182,11 +182,6 @@ template <typename T> mlff_status readout_forward(state<T> *s, mlff_error *error
 template <typename T> mlff_status readout_reverse(state<T> *s, mlff_error *error);
 template <typename T> mlff_status forces(state<T> *s, int with_atom_virial, mlff_error *error);
 
-/* Y[r] (+)= X[r] M + b for rows of strides ldx, ldy (in elements). */
-template <typename T>
-mlff_status dense_rows(const matrix<T> &m, const T *X, size_t ldx, T *Y, size_t ldy, int64_t rows, bool accumulate,
-                       cudaStream_t stream, mlff_error *error);
-
 } // namespace mlff
 
 #endif

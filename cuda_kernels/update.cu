@@ -7,6 +7,7 @@
  * Launch   dense layers, then a thread a feature of an atom.
  * Cost     11 F^2 multiply-adds an atom each way (10 in the last layer).
  */
+#include "dense.cuh"
 #include "silu.cuh"
 
 namespace mlff {
@@ -138,11 +139,10 @@ template <typename T> mlff_status update_forward(state<T> *s, int l, mlff_error 
     const layer_weights<T> &w = s->w.layer[l];
     const layer_tensors<T> &t = s->layer[l];
     T *in = s->scratch, *h = in + 2 * n, *y = h + n; /* [N][2F], [N][F], [N][3F] */
-    MLFF_TRY(dense_rows(w.mix, s->v_mid, F, t.VU, 2 * F, 3 * N, false, s->stream, error));
+    MLFF_TRY(dense_rows<T>(w.mix, s->v_mid, F, t.VU, 2 * F, 3 * N, DENSE_STORE, nullptr, s->stream, error));
     norms_kernel<<<blocks_of(n), 256, 0, s->stream>>>(N, F, s->w.epsilon, t.VU, s->s, in);
-    MLFF_TRY(dense_rows(w.dense0, in, 2 * F, h, F, N, false, s->stream, error));
-    silu_kernel<<<blocks_of(n), 256, 0, s->stream>>>(n, h, t.dense_slope);
-    MLFF_TRY(dense_rows(w.dense1, h, F, y, last ? 2 * F : 3 * F, N, false, s->stream, error));
+    MLFF_TRY(dense_rows(w.dense0, in, 2 * F, h, F, N, DENSE_SILU, t.dense_slope, s->stream, error));
+    MLFF_TRY(dense_rows<T>(w.dense1, h, F, y, last ? 2 * F : 3 * F, N, DENSE_STORE, nullptr, s->stream, error));
     const apply_arguments<T> a = {N, F, last, y, t.VU, s->v_mid, s->s, t.y_sv, t.y_v, last ? nullptr : s->layer[l + 1].v};
     apply_kernel<<<blocks_of(n), 256, 0, s->stream>>>(a);
     CUDA_TRY_LAUNCH("update");
@@ -159,12 +159,11 @@ template <typename T> mlff_status update_reverse(state<T> *s, int l, mlff_error 
     T *in_adj = s->scratch, *h_adj = in_adj + 2 * n, *y_adj = h_adj + n, *VU_adj = y_adj + 3 * n,
       *v_part = y_adj; /* [N][2F], [N][F], [N][3F], [N][3][2F]; y_adj is done with when v_part is made */
     outputs_reverse_kernel<<<blocks_of(n), 256, 0, s->stream>>>(N, F, last, t.VU, s->adj, y_adj);
-    MLFF_TRY(dense_rows(w.dense1_T, y_adj, y_width, h_adj, F, N, false, s->stream, error));
-    multiply_kernel<<<blocks_of(n), 256, 0, s->stream>>>(n, h_adj, t.dense_slope);
-    MLFF_TRY(dense_rows(w.dense0_T, h_adj, F, in_adj, 2 * F, N, false, s->stream, error));
+    MLFF_TRY(dense_rows(w.dense1_T, y_adj, y_width, h_adj, F, N, DENSE_SLOPE, t.dense_slope, s->stream, error));
+    MLFF_TRY(dense_rows<T>(w.dense0_T, h_adj, F, in_adj, 2 * F, N, DENSE_STORE, nullptr, s->stream, error));
     products_reverse_kernel<<<blocks_of(n), 256, 0, s->stream>>>(N, F, last, s->w.epsilon, t.VU, in_adj, t.y_sv, t.y_v,
                                                                  s->adj, VU_adj);
-    MLFF_TRY(dense_rows(w.mix_T, VU_adj, 2 * F, v_part, F, 3 * N, false, s->stream, error));
+    MLFF_TRY(dense_rows<T>(w.mix_T, VU_adj, 2 * F, v_part, F, 3 * N, DENSE_STORE, nullptr, s->stream, error));
     add_vectors_kernel<<<blocks_of(3 * n), 256, 0, s->stream>>>(N, F, v_part, s->adj);
     CUDA_TRY_LAUNCH("update, reverse");
     return MLFF_OK;
