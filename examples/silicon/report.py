@@ -14,7 +14,8 @@ EV_IN_KCAL_PER_MOL = 23.06054783061903
 # of LAMMPS's unit styles: energy in eV, time in ps
 UNITS = {"metal": (1.0, 1.0), "real": (1.0 / EV_IN_KCAL_PER_MOL, 1e-3)}
 DEFAULT_TIMESTEP = {"metal": 0.001, "real": 1.0}  # of LAMMPS, in its own units
-LOOP_TIME = re.compile(r"Loop time of (\S+) on (\d+) procs for (\d+) steps with (\d+) atoms")
+LOOP_TIME = re.compile(r"Loop time of (\S+) on \d+ procs for (\d+) steps with (\d+) atoms")
+PROCESSORS = re.compile(r"\S+% CPU use with (\d+) MPI tasks x (\d+) OpenMP threads")
 
 
 @dataclass
@@ -28,6 +29,7 @@ class Run:
     rows: list[list[float]] = field(default_factory=list)
     seconds: float = 0.0
     ranks: int = 0
+    threads: int = 0
     steps: int = 0
     atoms: int = 0
 
@@ -87,11 +89,12 @@ def read_runs(path: str) -> tuple[list[Run], str]:
             elif words[:1] == ["Step"]:
                 run, in_table = start_run(path, units, timestep, fixes, words), True
             elif run and (match := LOOP_TIME.match(line)):
-                run.seconds, run.ranks = float(match[1]), int(match[2])
-                run.steps, run.atoms = int(match[3]), int(match[4])
+                run.seconds, run.steps, run.atoms = float(match[1]), int(match[2]), int(match[3])
                 if run.steps > 0:
                     runs.append(run)
                 run, in_table = None, False
+            elif runs and (match := PROCESSORS.match(line)):  # stands after the loop's time
+                runs[-1].ranks, runs[-1].threads = int(match[1]), int(match[2])
             elif run and in_table and len(words) == len(run.columns) and all(map(is_number, words)):
                 run.rows.append([float(word) for word in words])
     return runs, banner
@@ -136,6 +139,10 @@ def draw(runs: list[Run], picture: str) -> None:
     figure.savefig(picture, dpi=130)
 
 
+def counted(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
+
+
 def report(runs: list[Run], banner: str) -> str:
     """A few lines for people."""
     nve = runs[-1]
@@ -153,7 +160,7 @@ def report(runs: list[Run], banner: str) -> str:
         f"drift        {slope:+.3f} +- {error:.3f} meV/atom/ns, a straight line through the total energy of "
         f"{nve.time[-1] - nve.time[0]:.3g} ps of NVE",
         f"speed        {speed * nve.atoms:.0f} atom-steps/s, {speed * nve.timestep * 86.4:.3f} ns/day "
-        f"({nve.atoms} atoms, {nve.ranks} rank{'s' if nve.ranks > 1 else ''}, {seconds:.0f} s)",
+        f"({nve.atoms} atoms, {counted(nve.ranks, 'rank')} with {counted(nve.threads, 'thread')}, {seconds:.0f} s)",
     ]
     return "\n".join(lines)
 

@@ -17,12 +17,14 @@ def log_text(drift: float, units: str = "metal", ensemble: str = "nve") -> str:
     lines = ["LAMMPS (22 Jul 2025 - Update 4)", f"units {units}", f"timestep {timestep}",
              "fix 1 all nvt temp 300 300 0.1", "run 100", "   Step  Temp  PotEng  TotEng"]
     lines += [f"  {step}  {3 * step}  -9.5  -9" for step in range(0, 101, 10)]
-    lines += [f"Loop time of 2.0 on 2 procs for 100 steps with {ATOMS} atoms", "unfix 1", f"fix 2 all {ensemble}",
-              "run 200", "   Step  Temp  PotEng  TotEng"]
+    processors = "99.0% CPU use with 2 MPI tasks x 1 OpenMP threads"
+    lines += [f"Loop time of 2.0 on 2 procs for 100 steps with {ATOMS} atoms", processors,
+              "unfix 1", f"fix 2 all {ensemble}", "run 200", "   Step  Temp  PotEng  TotEng"]
     for step in range(100, 301, 10):
         energy = unit * (-10 + drift * (step - 100) * TIMESTEP)
         lines.append(f"  {step}  300  -9.5  {energy:.12f}")
-    lines += [f"Loop time of 3.0 on 2 procs for 200 steps with {ATOMS} atoms", "Total wall time: 0:00:05"]
+    lines += [f"Loop time of 3.0 on 2 procs for 200 steps with {ATOMS} atoms", processors,
+              "Total wall time: 0:00:05"]
     return "\n".join(lines) + "\n"
 
 
@@ -44,6 +46,7 @@ def test_drift_speed_and_temperature(tmp_path, units, drift):
     assert words["temperature"][1] == "300.0"
     assert float(words["speed"][1]) == pytest.approx(300 / 5.0 * ATOMS)
     assert float(words["speed"][3]) == pytest.approx(60 * TIMESTEP * 86400 / 1000, abs=1e-3)
+    assert "2 ranks with 1 thread," in " ".join(words["speed"])
     assert words["NVT"][-5:] == ["from", "0", "to", "300", "K"]
 
 

@@ -49,10 +49,11 @@ def test_another_project_builds_against_the_installed_library(tmp_path):
     (source / "CMakeLists.txt").write_text(PROJECT)
     for language in ("c", "cpp"):
         (source / f"user.{language}").write_text(PROGRAM)
-    run("cmake", "-S", source, "-B", build, f"-DCMAKE_PREFIX_PATH={prefix}")
+    run("cmake", "-G", "Ninja", "-S", source, "-B", build, f"-DCMAKE_PREFIX_PATH={prefix}")
     run("cmake", "--build", build)
+    model = ROOT / "tests" / "fixtures" / "gaussian_ev.safetensors"
     for language in ("c", "cpp"):
-        assert run(build / f"user_{language}", ROOT / "tests" / "fixtures" / "gaussian_ev.safetensors").startswith("painn ")
+        assert run(build / f"user_{language}", model).startswith("painn ")
 
 
 def test_lmp_of_the_environment_knows_the_pair_style(tmp_path):
@@ -62,8 +63,8 @@ def test_lmp_of_the_environment_knows_the_pair_style(tmp_path):
     script = tmp_path / "in.styles"
     script.write_text("info styles pair\n")
     environment = {key: value for key, value in os.environ.items() if key != "LAMMPS_PLUGIN_PATH"}
-    output = subprocess.run([lmp, "-in", script, "-log", "none"], capture_output=True, text=True, env=environment).stdout
-    assert " mlff " in output.partition("Pair styles:")[2].replace("\n", " ")
+    result = subprocess.run([lmp, "-in", script, "-log", "none"], capture_output=True, text=True, env=environment)
+    assert " mlff " in result.stdout.partition("Pair styles:")[2].replace("\n", " ")
 
 
 def test_the_commands_are_installed():
