@@ -67,6 +67,9 @@ class Installation:
         return name in self.help.partition("Installed packages:")[2].partition("List of")[0].split()
 
 
+MEMORY = "shell 'grep VmRSS /proc/$PPID/status'"  # an input line: prints what lmp has resident
+
+
 class Run:
     """What one LAMMPS process left."""
 
@@ -105,6 +108,10 @@ class Run:
         columns = self.dump(file, frame)
         return np.stack([columns[name] for name in names], axis=1)
 
+    def resident_kilobytes(self) -> list[int]:
+        """What MEMORY in the input has printed. LAMMPS's own lines and a shell's may share one."""
+        return [int(size) for size in re.findall(r"VmRSS:\s+(\d+) kB", self.screen)]
+
     def forces(self, frame: int = -1, file: str = "atoms.dump") -> np.ndarray:
         """[atoms][3] in LAMMPS's unit."""
         return self.vectors("fx", "fy", "fz", file=file, frame=frame)
@@ -120,7 +127,8 @@ class Lammps:
 
     def __call__(self, script: str, ranks: int = 1, status: int = 0, load: bool = True, timeout: float = 60.0,
                  environment: dict[str, str] | None = None, arguments: tuple[str, ...] = (),
-                 prelude: str = "") -> Run:
+                 prelude: str = "", other_folder: pathlib.Path | None = None) -> Run:
+        """`other_folder`: where all ranks but the first run, instead of where rank 0 runs."""
         self.count += 1
         folder = self.folder / f"run{self.count}"
         folder.mkdir()
@@ -129,7 +137,10 @@ class Lammps:
         script = f"{prelude}\n{script}"
         (folder / "in.lammps").write_text(script + "\n")
         command = [str(self.installation.lmp), "-in", "in.lammps", "-nocite", *arguments]
-        if ranks > 1:
+        if other_folder:
+            command = [*self.installation.mpiexec, "-n", "1", "-wdir", str(folder), *command, ":",
+                       "-n", str(ranks - 1), "-wdir", str(other_folder), *command]
+        elif ranks > 1:
             command = [*self.installation.mpiexec, "-n", str(ranks), *command]
         process = subprocess.Popen(command, cwd=folder, env={**self.installation.environment, **(environment or {})},
                                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

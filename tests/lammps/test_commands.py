@@ -6,6 +6,7 @@ import subprocess
 
 import numpy as np
 import pytest
+from conftest import MEMORY
 
 import systems
 
@@ -58,11 +59,16 @@ def test_a_file_that_is_replaced_during_a_run_does_no_harm(lammps, crystal, mode
     assert len(lammps(text).thermo()["PotEng"]) == 4
 
 
-def test_several_ranks_read_what_rank_0_reads(lammps, crystal, model, tmp_path):
-    """One descriptor's worth of file: a pipe can be opened and read to its end only once."""
-    text = (f'variable made_ getenv HOME\nshell mkfifo {tmp_path}/pipe\n'
-            f'shell "cat {model} > {tmp_path}/pipe &"\n' + script(crystal, f"{tmp_path}/pipe"))
-    assert len(lammps(text, ranks=2).thermo()["PotEng"]) == 1
+def test_only_rank_0_has_to_see_the_file(lammps, crystal, model, tmp_path):
+    """The ranks run in two folders, and the model is in that of rank 0; or in the other one."""
+    there = tmp_path / "there"
+    there.mkdir()
+    text = script(crystal, "model.safetensors")
+    run = lammps(f"shell cp {model} model.safetensors\n{text}", ranks=2, other_folder=there)
+    assert len(run.thermo()["PotEng"]) == 1
+    shutil.copy(model, there / "model.safetensors")
+    failed = lammps(text, ranks=2, other_folder=there, status=1)
+    assert "ERROR: model file model.safetensors: cannot be opened" in failed.screen
 
 
 # ------------------------------------------------------------------------------------------- pair_style, pair_coeff
@@ -206,12 +212,12 @@ pair_coeff * * {model} H C O
 run 0 post no
 next {name}
 jump SELF {name}
-shell 'grep VmRSS /proc/$PPID/status'
+{memory}
 """
-    text = systems.setup(crystal, model) + "".join(rounds.format(name=name, n=n, model=model)
+    text = systems.setup(crystal, model) + "".join(rounds.format(name=name, n=n, model=model, memory=MEMORY)
                                                    for name, n in (("warm", 100), ("measured", 300)))
     run = lammps(text, arguments=("-screen", "none"))
-    sizes = [int(line.split()[1]) for line in run.screen.splitlines() if line.startswith("VmRSS")]
+    sizes = run.resident_kilobytes()
     assert len(sizes) == 2
     assert sizes[1] - sizes[0] < 512, f"{sizes} kB"
 
@@ -219,7 +225,7 @@ shell 'grep VmRSS /proc/$PPID/status'
 @pytest.mark.parametrize("ranks,before", [(1, ""), (2, "newton off")])
 def test_a_long_run_does_not_grow(lammps, crystal, model, ranks, before):
     """Resident memory of 300 more steps with a list built at each, per-atom values included, and cells that change."""
-    text = systems.setup(crystal, model, before=before) + """
+    text = systems.setup(crystal, model, before=before) + f"""
 compute c_ all centroid/stress/atom NULL virial
 compute r_ all reduce sum c_c_[1]
 thermo_style custom step pe c_r_
@@ -228,12 +234,12 @@ neigh_modify every 1 delay 0 check no
 fix move_ all nve
 timestep 0.0001
 run 100
-shell 'grep VmRSS /proc/$PPID/status'
+{MEMORY}
 run 300
-shell 'grep VmRSS /proc/$PPID/status'
+{MEMORY}
 """
     run = lammps(text, ranks=ranks)
-    sizes = [int(line.split()[1]) for line in run.screen.splitlines() if line.startswith("VmRSS")]
+    sizes = run.resident_kilobytes()
     assert len(sizes) == 2
     assert sizes[1] - sizes[0] < 512, f"{sizes} kB"
 
