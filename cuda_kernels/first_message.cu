@@ -4,7 +4,7 @@
  *   A[Z][k] = sum of phi_k, B[Z][k] = sum of phi_k u over neighbours of element Z
  *   s = emb + sum A first_s,  v = sum B first_R;  reverse: A_adj = first_s . s_adj, B_adj = first_R . v_adj
  *
- * Launch   a block of 128 threads a row; coefficients [Z][K+1][4] in shared memory, elements one after the other.
+ * Launch   a block of 128 threads a row; coefficients [Z][K+1][4] of up to 4 elements at a time in shared memory.
  * Cost     8 F (K+1) multiply-adds a row and element that it sees.
  * Order    coefficients: ascending edge; s, v: ascending (Z, k); adjoints of coefficients: a fixed tree over features.
  */
@@ -12,7 +12,9 @@
 
 namespace mlff {
 
-constexpr int THREADS = 128, CHUNK = 32; /* edges whose radial functions are in shared memory at a time */
+constexpr int THREADS = 128;
+constexpr int CHUNK = 32;   /* edges whose radial functions are in shared memory at a time */
+constexpr int ELEMENTS = 4; /* elements whose coefficients are made in one pass over the edges */
 
 template <typename T> struct first_arguments {
     int32_t N;
@@ -32,55 +34,67 @@ template <typename T> first_arguments<T> arguments_of(const state<T> *s)
 
 /* ---------------------------------------------------------------------------------------------- kernels */
 
+/* Coefficients [ELEMENTS][K+1][4] of elements z0, z0 + 1, ...; returns whether the row sees any of them. */
+template <typename T>
+__device__ inline bool make_coefficients(const first_arguments<T> &a, int64_t first, int edges, int z0, T *phi,
+                                         edge<T> *geometry, int32_t *element, T *coefficient)
+{
+    const int functions = a.radial.K + 1, thread = threadIdx.x;
+    int seen = 0;
+    for (int q = thread; q < ELEMENTS * functions * 4; q += THREADS) coefficient[q] = 0;
+    for (int base = 0; base < edges; base += CHUNK) {
+        const int n = min(CHUNK, edges - base);
+        __syncthreads();
+        if (thread < n) {
+            geometry[thread] = a.edges[first + base + thread];
+            element[thread] = a.species[a.edge_row[first + base + thread]] - z0;
+            seen |= element[thread] >= 0 && element[thread] < ELEMENTS;
+        }
+        __syncthreads();
+        for (int q = thread; q < n * functions; q += THREADS) {
+            T fc, dfc, unused;
+            cutoff_function(a.radial, geometry[q / functions].d, &fc, &dfc);
+            radial_function(a.radial, geometry[q / functions].d, fc, dfc, q % functions, &phi[q], &unused);
+        }
+        __syncthreads();
+        for (int q = thread; q < functions * 4; q += THREADS) { /* a thread a function and component, all elements */
+            T total[ELEMENTS] = {};
+            for (int e = 0; e < n; e++) {
+                const T value = phi[e * functions + q / 4] * (q % 4 ? geometry[e].u[q % 4 - 1] : T(1));
+#pragma unroll
+                for (int z = 0; z < ELEMENTS; z++) total[z] += element[e] == z ? value : T(0);
+            }
+#pragma unroll
+            for (int z = 0; z < ELEMENTS; z++) coefficient[z * functions * 4 + q] += total[z];
+        }
+    }
+    return __syncthreads_or(seen);
+}
+
 template <typename T> __global__ void __launch_bounds__(THREADS) first_message_kernel(first_arguments<T> a, T *s, T *v)
 {
     extern __shared__ __align__(16) char shared[];
     const int functions = a.radial.K + 1, F = a.F, thread = threadIdx.x;
-    T *phi = (T *)shared;                  /* [CHUNK][K+1] */
-    T *coefficient = phi + CHUNK * functions; /* [K+1][4] of one element */
+    T *phi = (T *)shared;                     /* [CHUNK][K+1] */
+    T *coefficient = phi + CHUNK * functions; /* [ELEMENTS][K+1][4] */
     __shared__ edge<T> geometry[CHUNK];
     __shared__ int32_t element[CHUNK];
     const int row = blockIdx.x;
-    const int64_t first = a.first[row];
-    const int edges = a.count[row];
     T sum[2], vector[2][3]; /* features thread and thread + 128: F is at most 256 */
     for (int q = 0; q < 2; q++) {
         const int f = thread + q * THREADS;
         sum[q] = f < F ? a.embedding[(size_t)a.species[row] * F + f] : T(0);
         vector[q][0] = vector[q][1] = vector[q][2] = 0;
     }
-    for (int z = 0; z < a.n_elements; z++) {
-        int seen = 0;
-        for (int e = thread; e < edges; e += THREADS) seen |= a.species[a.edge_row[first + e]] == z;
-        if (!__syncthreads_or(seen)) continue;
-        for (int q = thread; q < functions * 4; q += THREADS) coefficient[q] = 0;
-        for (int base = 0; base < edges; base += CHUNK) {
-            const int n = min(CHUNK, edges - base);
-            __syncthreads();
-            if (thread < n) {
-                geometry[thread] = a.edges[first + base + thread];
-                element[thread] = a.species[a.edge_row[first + base + thread]];
-            }
-            __syncthreads();
-            for (int q = thread; q < n * functions; q += THREADS) {
-                T fc, dfc, unused;
-                cutoff_function(a.radial, geometry[q / functions].d, &fc, &dfc);
-                radial_function(a.radial, geometry[q / functions].d, fc, dfc, q % functions, &phi[q], &unused);
-            }
-            __syncthreads();
-            for (int q = thread; q < functions * 4; q += THREADS) { /* a thread a coefficient */
-                T total = coefficient[q];
-                for (int e = 0; e < n; e++)
-                    if (element[e] == z) total += phi[e * functions + q / 4] * (q % 4 ? geometry[e].u[q % 4 - 1] : T(1));
-                coefficient[q] = total;
-            }
-        }
-        __syncthreads();
+    for (int z0 = 0; z0 < a.n_elements; z0 += ELEMENTS) {
+        if (!make_coefficients(a, a.first[row], a.count[row], z0, phi, geometry, element, coefficient)) continue;
+        const int last = min(ELEMENTS, a.n_elements - z0) * functions;
         for (int q = 0; q < 2; q++) {
             const int f = thread + q * THREADS;
             if (f >= F) continue;
-            const size_t weights = (size_t)z * functions * F + f;
-            for (int k = 0; k < functions; k++) {
+            const size_t weights = (size_t)z0 * functions * F + f;
+#pragma unroll 4
+            for (int k = 0; k < last; k++) { /* (Z, k) as one index */
                 const T R = a.first_R[weights + (size_t)k * F];
                 sum[q] += coefficient[4 * k] * a.first_s[weights + (size_t)k * F];
                 for (int c = 0; c < 3; c++) vector[q][c] += coefficient[4 * k + 1 + c] * R;
@@ -152,7 +166,7 @@ __global__ void __launch_bounds__(THREADS) first_message_reverse_kernel(first_ar
 template <typename T> mlff_status first_message_forward(state<T> *s, mlff_error *error)
 {
     if (s->N == 0) return MLFF_OK;
-    const size_t shared = ((size_t)CHUNK + 4) * (s->w.K + 1) * sizeof(T);
+    const size_t shared = ((size_t)CHUNK + 4 * ELEMENTS) * (s->w.K + 1) * sizeof(T);
     first_message_kernel<<<s->N, THREADS, shared, s->stream>>>(arguments_of(s), s->s, s->v_mid);
     CUDA_TRY_LAUNCH("first message");
     return MLFF_OK;

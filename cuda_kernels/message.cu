@@ -5,7 +5,8 @@
  *   reverse  row j gathers s_adj(i), v_adj(i): adjoints of its own features, of d and of u
  *
  * Launch   a block a row at a time, a thread a feature (F rounded up to 32, at most 256); the thread's filter weights stay
- *          in registers over all rows of the block. Radial functions of a few edges at a time in shared memory.
+ *          in registers over all rows of the block. Radial functions of up to 64 edges at a time in shared memory, four in
+ *          a load: one by one their loads take longer than the multiply-adds.
  * Cost     3 F (K+1) multiply-adds an edge forward, twice that in reverse; gathers of 5F and 4F values.
  * Order    s_i, v_i and the features' adjoints: ascending edge, one thread. Sums over features (d_adj, u_adj): a fixed tree.
  */
@@ -13,7 +14,13 @@
 
 namespace mlff {
 
-constexpr int FORWARD_EDGES = 16, REVERSE_EDGES = 8;
+constexpr int CHUNK = 64, GROUP = 8; /* edges with radial functions in shared memory; edges whose sums are made together */
+
+/* functions rounded up, so that a row of a table begins at a multiple of 16 bytes */
+__host__ __device__ constexpr int table_width(int functions)
+{
+    return (functions + 3) / 4 * 4;
+}
 
 template <typename T> struct message_arguments {
     int32_t N;
@@ -42,13 +49,40 @@ template <typename T, int FUNCTIONS> __device__ inline void load_filter(const me
             w[part][k] = k <= a.radial.K && f < a.F ? a.filter[((size_t)k * 3 + part) * a.F + f] : T(0);
 }
 
+/* What a block knows of up to CHUNK edges of its row. */
+template <typename T, int FUNCTIONS> struct edge_table {
+    alignas(32) T phi[CHUNK][table_width(FUNCTIONS)];
+    edge<T> geometry[CHUNK];
+    int32_t neighbour[CHUNK];
+    T cut[CHUNK][2];
+};
+
+/* dphi [CHUNK][table_width], or NULL */
+template <typename T, int FUNCTIONS>
+__device__ inline void fill_table(const message_arguments<T> &a, edge_table<T, FUNCTIONS> &table,
+                                  T (*dphi)[table_width(FUNCTIONS)], int64_t first, int n)
+{
+    __syncthreads(); /* the last chunk is done with */
+    for (int q = threadIdx.x; q < n; q += blockDim.x) {
+        table.geometry[q] = a.edges[first + q];
+        table.neighbour[q] = a.edge_row[first + q];
+        cutoff_function(a.radial, table.geometry[q].d, &table.cut[q][0], &table.cut[q][1]);
+    }
+    __syncthreads();
+    for (int q = threadIdx.x; q < n * FUNCTIONS; q += blockDim.x) {
+        const int e = q / FUNCTIONS, k = q % FUNCTIONS;
+        T slope;
+        radial_function(a.radial, table.geometry[e].d, table.cut[e][0], table.cut[e][1], k, &table.phi[e][k], &slope);
+        if (dphi) dphi[e][k] = slope;
+    }
+    __syncthreads();
+}
+
 template <typename T, int FUNCTIONS>
 __global__ void __launch_bounds__(256) message_forward_kernel(message_arguments<T> a, const T *__restrict__ features,
                                                               const T *__restrict__ v_in, T *s, T *v_out)
 {
-    __shared__ T phi[FORWARD_EDGES][FUNCTIONS], cut[FORWARD_EDGES][2];
-    __shared__ edge<T> geometry[FORWARD_EDGES];
-    __shared__ int32_t neighbour[FORWARD_EDGES];
+    __shared__ edge_table<T, FUNCTIONS> table;
     const int f = threadIdx.x, F = a.F;
     T w[3][FUNCTIONS];
     load_filter(a, f, w);
@@ -56,40 +90,29 @@ __global__ void __launch_bounds__(256) message_forward_kernel(message_arguments<
         const int64_t first = a.first[row];
         const int edges = a.count[row];
         T sum = 0, v[3] = {0, 0, 0};
-        for (int base = 0; base < edges; base += FORWARD_EDGES) {
-            const int n = min(FORWARD_EDGES, edges - base);
-            __syncthreads();
-            if (f < n) {
-                geometry[f] = a.edges[first + base + f];
-                neighbour[f] = a.edge_row[first + base + f];
-                cutoff_function(a.radial, geometry[f].d, &cut[f][0], &cut[f][1]);
-            }
-            __syncthreads();
-            for (int q = f; q < n * FUNCTIONS; q += blockDim.x) {
-                const int e = q / FUNCTIONS, k = q % FUNCTIONS;
-                T unused;
-                radial_function(a.radial, geometry[e].d, cut[e][0], cut[e][1], k, &phi[e][k], &unused);
-            }
-            __syncthreads();
-            if (f < F)
+        for (int base = 0; base < edges; base += CHUNK) {
+            const int n = min(CHUNK, edges - base);
+            fill_table<T, FUNCTIONS>(a, table, nullptr, first + base, n);
+            if (f >= F) continue;
 #pragma unroll 2
-                for (int e = 0; e < n; e++) {
-                    const T *x = features + (size_t)neighbour[e] * 5 * F + f;
-                    const T x_s = x[0], x_R = x[F], y0 = x[2 * F], y1 = x[3 * F], y2 = x[4 * F];
-                    T W_s = 0, W_R = 0, W_v = 0;
+            for (int e = 0; e < n; e++) {
+                const T *x = features + (size_t)table.neighbour[e] * 5 * F + f;
+                const T x_s = x[0], x_R = x[F], y0 = x[2 * F], y1 = x[3 * F], y2 = x[4 * F];
+                T W_s = 0, W_R = 0, W_v = 0;
 #pragma unroll
-                    for (int k = 0; k < FUNCTIONS; k++) {
-                        const T p = phi[e][k];
-                        W_s += p * w[0][k];
-                        W_R += p * w[1][k];
-                        W_v += p * w[2][k];
-                    }
-                    const T R = W_R * x_R;
-                    sum += W_s * x_s;
-                    v[0] += R * geometry[e].u[0] + W_v * y0;
-                    v[1] += R * geometry[e].u[1] + W_v * y1;
-                    v[2] += R * geometry[e].u[2] + W_v * y2;
+                for (int k = 0; k < FUNCTIONS; k++) {
+                    const T p = table.phi[e][k];
+                    W_s += p * w[0][k];
+                    W_R += p * w[1][k];
+                    W_v += p * w[2][k];
                 }
+                const edge<T> r = table.geometry[e];
+                const T R = W_R * x_R;
+                sum += W_s * x_s;
+                v[0] += R * r.u[0] + W_v * y0;
+                v[1] += R * r.u[1] + W_v * y1;
+                v[2] += R * r.u[2] + W_v * y2;
+            }
         }
         if (f < F) {
             s[(size_t)row * F + f] += sum;
@@ -121,10 +144,10 @@ __global__ void __launch_bounds__(256) message_reverse_kernel(message_arguments<
                                                               const T *__restrict__ adj, T *features_adj,
                                                               edge_adjoint<T> *edge_adj)
 {
-    __shared__ T phi[REVERSE_EDGES][FUNCTIONS], dphi[REVERSE_EDGES][FUNCTIONS], cut[REVERSE_EDGES][2];
-    __shared__ edge<T> geometry[REVERSE_EDGES];
-    __shared__ int32_t neighbour[REVERSE_EDGES];
-    __shared__ T part_of_warp[8][32];
+    extern __shared__ __align__(16) char shared[];
+    auto &table = *(edge_table<T, FUNCTIONS> *)shared;
+    auto dphi = (T(*)[table_width(FUNCTIONS)])(shared + sizeof table);  /* [CHUNK][...] */
+    auto part_of_warp = (T(*)[CHUNK * 4])(dphi + CHUNK);                /* [warps][edge][d_adj, u_adj] */
     const int f = threadIdx.x, lane = f % 32, warp = f / 32, F = a.F;
     T w[3][FUNCTIONS];
     load_filter(a, f, w);
@@ -134,60 +157,52 @@ __global__ void __launch_bounds__(256) message_reverse_kernel(message_arguments<
         const T *own = features + (size_t)row * 5 * F + f;
         T x[5], x_adj[5] = {0, 0, 0, 0, 0}; /* x_s, x_R, y (3) */
         for (int q = 0; q < 5; q++) x[q] = f < F ? own[q * F] : T(0);
-        for (int base = 0; base < edges; base += REVERSE_EDGES) {
-            const int n = min(REVERSE_EDGES, edges - base);
-            __syncthreads();
-            if (f < n) {
-                geometry[f] = a.edges[first + base + f];
-                neighbour[f] = a.edge_row[first + base + f];
-                cutoff_function(a.radial, geometry[f].d, &cut[f][0], &cut[f][1]);
-            }
-            __syncthreads();
-            for (int q = f; q < n * FUNCTIONS; q += blockDim.x) {
-                const int e = q / FUNCTIONS, k = q % FUNCTIONS;
-                radial_function(a.radial, geometry[e].d, cut[e][0], cut[e][1], k, &phi[e][k], &dphi[e][k]);
-            }
-            __syncthreads();
-            T sums[32]; /* [edge][d_adj, u_adj] over this thread's feature */
+        for (int base = 0; base < edges; base += CHUNK) {
+            const int n = min(CHUNK, edges - base);
+            fill_table<T, FUNCTIONS>(a, table, dphi, first + base, n);
+            for (int group = 0; group < n; group += GROUP) {
+                T sums[32]; /* [edge][d_adj, u_adj] over this thread's feature */
 #pragma unroll
-            for (int e = 0; e < REVERSE_EDGES; e++) {
-                sums[4 * e] = sums[4 * e + 1] = sums[4 * e + 2] = sums[4 * e + 3] = 0;
-                if (e >= n || f >= F) continue;
-                const T *g = adj + (size_t)neighbour[e] * 4 * F + f;
-                const T s_adj = g[0], v0 = g[F], v1 = g[2 * F], v2 = g[3 * F];
-                T W_s = 0, W_R = 0, W_v = 0, dW_s = 0, dW_R = 0, dW_v = 0;
+                for (int q = 0; q < GROUP; q++) {
+                    sums[4 * q] = sums[4 * q + 1] = sums[4 * q + 2] = sums[4 * q + 3] = 0;
+                    const int e = group + q;
+                    if (e >= n || f >= F) continue;
+                    const T *g = adj + (size_t)table.neighbour[e] * 4 * F + f;
+                    const T s_adj = g[0], v0 = g[F], v1 = g[2 * F], v2 = g[3 * F];
+                    T W_s = 0, W_R = 0, W_v = 0, dW_s = 0, dW_R = 0, dW_v = 0;
 #pragma unroll
-                for (int k = 0; k < FUNCTIONS; k++) {
-                    const T p = phi[e][k], dp = dphi[e][k];
-                    W_s += p * w[0][k];
-                    W_R += p * w[1][k];
-                    W_v += p * w[2][k];
-                    dW_s += dp * w[0][k];
-                    dW_R += dp * w[1][k];
-                    dW_v += dp * w[2][k];
+                    for (int k = 0; k < FUNCTIONS; k++) {
+                        const T p = table.phi[e][k], dp = dphi[e][k];
+                        W_s += p * w[0][k];
+                        W_R += p * w[1][k];
+                        W_v += p * w[2][k];
+                        dW_s += dp * w[0][k];
+                        dW_R += dp * w[1][k];
+                        dW_v += dp * w[2][k];
+                    }
+                    const edge<T> r = table.geometry[e];
+                    const T along = -(r.u[0] * v0 + r.u[1] * v1 + r.u[2] * v2), R = W_R * x[1];
+                    x_adj[0] += W_s * s_adj;
+                    x_adj[1] += W_R * along;
+                    x_adj[2] += W_v * v0;
+                    x_adj[3] += W_v * v1;
+                    x_adj[4] += W_v * v2;
+                    sums[4 * q] = dW_s * x[0] * s_adj + dW_R * x[1] * along + dW_v * (x[2] * v0 + x[3] * v1 + x[4] * v2);
+                    sums[4 * q + 1] = -R * v0;
+                    sums[4 * q + 2] = -R * v1;
+                    sums[4 * q + 3] = -R * v2;
                 }
-                const edge<T> r = geometry[e];
-                const T along = -(r.u[0] * v0 + r.u[1] * v1 + r.u[2] * v2), R = W_R * x[1];
-                x_adj[0] += W_s * s_adj;
-                x_adj[1] += W_R * along;
-                x_adj[2] += W_v * v0;
-                x_adj[3] += W_v * v1;
-                x_adj[4] += W_v * v2;
-                sums[4 * e] = dW_s * x[0] * s_adj + dW_R * x[1] * along + dW_v * (x[2] * v0 + x[3] * v1 + x[4] * v2);
-                sums[4 * e + 1] = -R * v0;
-                sums[4 * e + 2] = -R * v1;
-                sums[4 * e + 3] = -R * v2;
+                part_of_warp[warp][4 * group + lane] = transposed_sum(sums, lane);
             }
-            part_of_warp[warp][lane] = transposed_sum(sums, lane);
             __syncthreads();
-            if (warp == 0 && lane / 4 < n) {
+            for (int q = f; q < 4 * n; q += blockDim.x) {
                 T total = 0;
-                for (int q = 0; q < (int)blockDim.x / 32; q++) total += part_of_warp[q][lane];
-                edge_adjoint<T> *out = edge_adj + first + base + lane / 4;
-                if (lane % 4 == 0)
+                for (int p = 0; p < (int)blockDim.x / 32; p++) total += part_of_warp[p][q];
+                edge_adjoint<T> *out = edge_adj + first + base + q / 4;
+                if (q % 4 == 0)
                     out->d += total;
                 else
-                    out->u[lane % 4 - 1] += total;
+                    out->u[q % 4 - 1] += total;
             }
         }
         if (f < F)
@@ -198,12 +213,12 @@ __global__ void __launch_bounds__(256) message_reverse_kernel(message_arguments<
 /* -------------------------------------------------------------------------------------------- launchers */
 
 /* Blocks that fill the machine; each works through its share of the rows with the same weights in registers. */
-template <typename Kernel> int blocks_for(Kernel kernel, int threads, int32_t rows)
+template <typename Kernel> int blocks_for(Kernel kernel, int threads, size_t shared, int32_t rows)
 {
     int device = 0, processors = 1, per_processor = 1;
     cudaGetDevice(&device);
     cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
-    cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_processor, kernel, threads, 0);
+    cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_processor, kernel, threads, shared);
     const int full = processors * (per_processor > 0 ? per_processor : 1);
     return rows < full ? rows : full;
 }
@@ -212,16 +227,19 @@ template <typename T, int FUNCTIONS> void launch_forward(state<T> *s, int l)
 {
     const int threads = (s->w.F + 31) / 32 * 32;
     const auto kernel = message_forward_kernel<T, FUNCTIONS>;
-    kernel<<<blocks_for(kernel, threads, s->N), threads, 0, s->stream>>>(arguments_of(s, l), s->layer[l].features,
-                                                                         s->layer[l].v, s->s, s->v_mid);
+    kernel<<<blocks_for(kernel, threads, 0, s->N), threads, 0, s->stream>>>(arguments_of(s, l), s->layer[l].features,
+                                                                            s->layer[l].v, s->s, s->v_mid);
 }
 
 template <typename T, int FUNCTIONS> void launch_reverse(state<T> *s, int l)
 {
     const int threads = (s->w.F + 31) / 32 * 32;
     const auto kernel = message_reverse_kernel<T, FUNCTIONS>;
-    kernel<<<blocks_for(kernel, threads, s->N), threads, 0, s->stream>>>(arguments_of(s, l), s->layer[l].features, s->adj,
-                                                                         s->features_adj, s->edge_adj);
+    const size_t shared = sizeof(edge_table<T, FUNCTIONS>) +
+                          ((size_t)CHUNK * table_width(FUNCTIONS) + threads / 32 * CHUNK * 4) * sizeof(T);
+    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
+    kernel<<<blocks_for(kernel, threads, shared, s->N), threads, shared, s->stream>>>(
+        arguments_of(s, l), s->layer[l].features, s->adj, s->features_adj, s->edge_adj);
 }
 
 template <typename T> mlff_status message_forward(state<T> *s, int l, mlff_error *error)
