@@ -67,6 +67,17 @@ def test_tilt_flips_change_nothing(lammps, crystal, deep_model, ranks):
     assert alone.thermo()["PotEng"][0] == pytest.approx(run.thermo()["PotEng"][-1], abs=1e-8)
 
 
+def test_far_from_the_origin_single_precision_loses_nothing(lammps, tmp_path, deep_model):
+    """A million angstrom away, where a float has steps of 0.06 angstrom."""
+    near, far = systems.crystal((4, 4, 4)), systems.crystal((4, 4, 4))
+    far.origin = np.full(3, 1.0e6)
+    far.positions = far.positions + far.origin
+    runs = [lammps(systems.setup(systems.write_data(tmp_path / f"data.{k}", system), deep_model,
+                                 style="mlff precision single") + systems.OUTPUT + "run 0")
+            for k, system in enumerate((near, far))]
+    assert np.abs(runs[0].forces() - runs[1].forces()).max() < 1e-5 * np.abs(runs[0].forces()).max()
+
+
 @pytest.mark.parametrize("boundary", ["s s s", "f p s", "m m p"])
 def test_open_and_shrink_wrapped_boxes(lammps, slab, deep_model, boundary):
     runs = [lammps(script(slab, deep_model, NVE + "run 5", boundary=boundary), ranks=ranks) for ranks in (1, 2)]
