@@ -9,7 +9,7 @@ import systems
 MANIFEST = [tuple(line.split()) for line in (FIXTURES / "manifest.txt").read_text().splitlines() if line.strip()]
 # energy in eV an atom; forces and virial relative to the largest in double, root mean square over that of the
 # reference in single
-# In this one silicon atoms are 1.6 A apart, where the trained model was never fitted: its forces, up to 64 eV/A, are small
+# In this one silicon atoms are 1.5 A apart, where the trained model was never fitted: its forces, up to 64 eV/A, are small
 # differences of large numbers, and single precision gives 2.3e-6 to 3.2e-6 as the order of sums falls. Double is held to it.
 ILL_CONDITIONED = "si_small", "triclinic"
 BOUNDS = {"double": (1e-8, 1e-9), "single": (1e-5, 3e-6)}
