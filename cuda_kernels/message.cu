@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Message of interactions l >= 1, forward and reverse (docs/equations.md): gathers both, nothing is scattered.
+ * Message of interactions l >= 1, forward and reverse (docs/equations.md): gathers both, nothing is scattered. The plain
+ * kernels: any size, double and single; single of the common sizes goes through message_matrix.cu.
  *   forward  s_i += sum_j W_s x_s(j),  v_i += sum_j W_R x_R(j) u + W_v y(j),  W = sum_k filter[k] phi_k
  *   reverse  row j gathers s_adj(i), v_adj(i): adjoints of its own features, of d and of u
  *
@@ -10,7 +11,7 @@
  * Cost     3 F (K+1) multiply-adds an edge forward, twice that in reverse; gathers of 5F and 4F values.
  * Order    s_i, v_i and the features' adjoints: ascending edge, one thread. Sums over features (d_adj, u_adj): a fixed tree.
  */
-#include "radial.cuh"
+#include "message_matrix.cuh"
 
 namespace mlff {
 
@@ -47,6 +48,13 @@ template <typename T, int FUNCTIONS> __device__ inline void load_filter(const me
 #pragma unroll
         for (int part = 0; part < 3; part++)
             w[part][k] = k <= a.radial.K && f < a.F ? a.filter[((size_t)k * 3 + part) * a.F + f] : T(0);
+}
+
+/* A block's rows are neighbours of each other, so that what one gathers the next finds in L1: 8 % of gathers hit with rows
+ * dealt out one by one. */
+__device__ inline int rows_of_block(int32_t N, int block)
+{
+    return (int)((int64_t)N * block / gridDim.x);
 }
 
 /* What a block knows of up to CHUNK edges of its row. */
@@ -86,7 +94,8 @@ __global__ void __launch_bounds__(256) message_forward_kernel(message_arguments<
     const int f = threadIdx.x, F = a.F;
     T w[3][FUNCTIONS];
     load_filter(a, f, w);
-    for (int row = blockIdx.x; row < a.N; row += gridDim.x) {
+    const int begin = rows_of_block(a.N, blockIdx.x), end = rows_of_block(a.N, blockIdx.x + 1);
+    for (int row = begin; row < end; row++) {
         const int64_t first = a.first[row];
         const int edges = a.count[row];
         T sum = 0, v[3] = {0, 0, 0};
@@ -151,7 +160,8 @@ __global__ void __launch_bounds__(256) message_reverse_kernel(message_arguments<
     const int f = threadIdx.x, lane = f % 32, warp = f / 32, F = a.F;
     T w[3][FUNCTIONS];
     load_filter(a, f, w);
-    for (int row = blockIdx.x; row < a.N; row += gridDim.x) {
+    const int begin = rows_of_block(a.N, blockIdx.x), end = rows_of_block(a.N, blockIdx.x + 1);
+    for (int row = begin; row < end; row++) {
         const int64_t first = a.first[row];
         const int edges = a.count[row];
         const T *own = features + (size_t)row * 5 * F + f;
@@ -245,6 +255,8 @@ template <typename T, int FUNCTIONS> void launch_reverse(state<T> *s, int l)
 template <typename T> mlff_status message_forward(state<T> *s, int l, mlff_error *error)
 {
     if (s->N == 0) return MLFF_OK;
+    if constexpr (sizeof(T) == sizeof(float))
+        if (s->w.layer[l].fragments) return message_matrix_forward(s, l, error);
     const int functions = s->w.K + 1;
     if (functions <= 9) launch_forward<T, 9>(s, l);
     else if (functions <= 17) launch_forward<T, 17>(s, l);
@@ -258,6 +270,8 @@ template <typename T> mlff_status message_forward(state<T> *s, int l, mlff_error
 template <typename T> mlff_status message_reverse(state<T> *s, int l, mlff_error *error)
 {
     if (s->N == 0) return MLFF_OK;
+    if constexpr (sizeof(T) == sizeof(float))
+        if (s->w.layer[l].fragments) return message_matrix_reverse(s, l, error);
     const int functions = s->w.K + 1;
     if (functions <= 9) launch_reverse<T, 9>(s, l);
     else if (functions <= 17) launch_reverse<T, 17>(s, l);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The packed weights rounded to T and sent to the device in one piece. */
+#include "message_matrix.cuh"
 #include "packed_weights.h"
-#include "state.cuh"
 
 #include <new>
 #include <vector>
@@ -25,6 +25,15 @@ struct sender {
         bytes.resize(begin + count * sizeof(To));
         To *to = (To *)(bytes.data() + begin);
         for (size_t q = 0; q < count; q++) to[q] = (To)values[q];
+    }
+
+    void add_fragments(uint2 **pointer, float *scale, const double *filter, int F, int K)
+    {
+        bytes.resize((bytes.size() + 255) / 256 * 256);
+        places.push_back({(void **)pointer, bytes.size()});
+        const size_t begin = bytes.size();
+        bytes.resize(begin + message_matrix_fragments(F) * sizeof(uint2));
+        *scale = message_matrix_pack(filter, F, K, (uint2 *)(bytes.data() + begin));
     }
 
     template <typename T> void add(matrix<T> *m, const packed_matrix &p)
@@ -52,6 +61,8 @@ template <typename T> static void collect(weights<T> *w, const packed_weights &p
     for (int l = 0; l < p.L; l++) {
         layer_weights<T> &y = w->layer[l];
         to->add(&y.filter, p.filter[l], functions * 3 * F);
+        if (sizeof(T) == sizeof(float) && message_matrix_fits(p.F, p.K))
+            to->add_fragments(&y.fragments, &y.fragment_scale, p.filter[l], p.F, p.K);
         matrix<T> *all[PACKED_MATRICES] = {&y.context0, &y.context0_T, &y.context1, &y.context1_T, &y.mix, &y.mix_T,
                                            &y.dense0, &y.dense0_T, &y.dense1, &y.dense1_T};
         for (int q = 0; q < PACKED_MATRICES; q++) to->add(all[q], p.matrix[l][q]);

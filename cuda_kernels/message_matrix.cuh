@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef MLFF_CUDA_MESSAGE_MATRIX_CUH
+#define MLFF_CUDA_MESSAGE_MATRIX_CUH
+/* Messages in single through the matrix units; message.cu chooses between these and the plain kernels. */
+#include "radial.cuh"
+
+namespace mlff {
+
+/* Whether F (padded) and K suit these kernels. */
+bool message_matrix_fits(int F, int K);
+
+/* Number of uint2 of a layer's weight fragments. */
+size_t message_matrix_fragments(int F);
+
+/* filter [K+1][3][F] to fragments; returns the scale by which the kernels multiply what the fragments give. */
+float message_matrix_pack(const double *filter, int F, int K, uint2 *fragments);
+
+mlff_status message_matrix_forward(state<float> *s, int l, mlff_error *error);
+mlff_status message_matrix_reverse(state<float> *s, int l, mlff_error *error);
+
+} // namespace mlff
+
+#endif
