@@ -50,11 +50,13 @@ template <typename T, int FUNCTIONS> __device__ inline void load_filter(const me
             w[part][k] = k <= a.radial.K && f < a.F ? a.filter[((size_t)k * 3 + part) * a.F + f] : T(0);
 }
 
-/* A block's rows are neighbours of each other, so that what one gathers the next finds in L1: 8 % of gathers hit with rows
- * dealt out one by one. */
-__device__ inline int rows_of_block(int32_t N, int block)
+/* Blocks take ROWS neighbouring rows at a time: what one row gathers the next finds in L1, and since all blocks move through
+ * the atoms together, all of it is in L2. */
+constexpr int ROWS = 8;
+
+__device__ inline int64_t row_of_turn(int turn)
 {
-    return (int)((int64_t)N * block / gridDim.x);
+    return ((int64_t)(turn / ROWS) * gridDim.x + blockIdx.x) * ROWS + turn % ROWS;
 }
 
 /* What a block knows of up to CHUNK edges of its row. */
@@ -94,8 +96,8 @@ __global__ void __launch_bounds__(256) message_forward_kernel(message_arguments<
     const int f = threadIdx.x, F = a.F;
     T w[3][FUNCTIONS];
     load_filter(a, f, w);
-    const int begin = rows_of_block(a.N, blockIdx.x), end = rows_of_block(a.N, blockIdx.x + 1);
-    for (int row = begin; row < end; row++) {
+    int turn = 0;
+    for (int64_t row = row_of_turn(0); row < a.N; row = row_of_turn(++turn)) {
         const int64_t first = a.first[row];
         const int edges = a.count[row];
         T sum = 0, v[3] = {0, 0, 0};
@@ -160,8 +162,8 @@ __global__ void __launch_bounds__(256) message_reverse_kernel(message_arguments<
     const int f = threadIdx.x, lane = f % 32, warp = f / 32, F = a.F;
     T w[3][FUNCTIONS];
     load_filter(a, f, w);
-    const int begin = rows_of_block(a.N, blockIdx.x), end = rows_of_block(a.N, blockIdx.x + 1);
-    for (int row = begin; row < end; row++) {
+    int turn = 0;
+    for (int64_t row = row_of_turn(0); row < a.N; row = row_of_turn(++turn)) {
         const int64_t first = a.first[row];
         const int edges = a.count[row];
         const T *own = features + (size_t)row * 5 * F + f;
