@@ -4,6 +4,7 @@
 Prints each failure and each skipped test with its reason, then one line `N passed, N failed, N skipped`.
 The exit status is 0 when something passed and nothing failed.
 """
+import ast
 import pathlib
 import re
 import sys
@@ -66,7 +67,10 @@ def add_case(totals: Totals, case: ElementTree.Element) -> None:
     if problem is not None:
         totals.add(label, "failed", (problem.get("message") or "").split("\n")[0][:200])
     elif skip is not None:
-        totals.add(label, "skipped", skip.get("message") or "no reason given")
+        reason = skip.get("message") or "no reason given"
+        if reason == "collection skipped":  # a whole file; the reason is the last of (path, line, reason)
+            reason = ast.literal_eval(skip.text)[-1].removeprefix("Skipped: ")
+        totals.add(label, "skipped", reason)
     else:
         totals.add(label, "passed")
 

@@ -92,6 +92,14 @@ def test_pytest_cases_are_counted(tmp_path):
     assert "m.b: no torch" in result.stdout and "m.c: 1 == 2" in result.stdout
 
 
+def test_a_file_that_is_skipped_as_a_whole_says_why(tmp_path):
+    xml = ('<testcase classname="m" name="a"/><testcase classname="" name="m.f"><skipped message="collection skipped">'
+           '(\'/f.py\', 7, "Skipped: no torch (pip install \'mlff[train]\')")</skipped></testcase>')
+    result = totals(tmp_path, 0, xml)
+    assert "m.f: no torch (pip install 'mlff[train]')\n" in result.stdout
+    assert result.stdout.splitlines()[-1] == "1 passed, 0 failed, 1 skipped"
+
+
 def test_all_passed_is_success(tmp_path):
     result = totals(tmp_path, 0, '<testcase classname="m" name="a"/>')
     assert (result.returncode, result.stdout.splitlines()[-1]) == (0, "1 passed, 0 failed, 0 skipped")
