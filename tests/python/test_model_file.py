@@ -81,8 +81,8 @@ def test_folder_that_is_not_there_is_named(tmp_path):
 
 WRONG = {
     "features": (0, "features is 0, expected 1 to 1024"),
-    "cutoff": (0.0, "cutoff is 0.0"),
-    "epsilon": (-1.0, "epsilon is -1.0"),
+    "cutoff": (0.0, "cutoff is 0, expected 0.1 to 100"),
+    "epsilon": (-1.0, "epsilon is -1, expected 0 to 1"),
     "scale": (float("inf"), "scale is inf"),
     "radial": ("chebyshev", "radial is 'chebyshev', expected gaussian or bessel"),
     "energy_unit": ("Hartree", "energy_unit is 'Hartree', expected eV or kcal/mol"),

@@ -34,9 +34,12 @@ EV_IN_KCAL_PER_MOL = 23.06054783061903  # SI 2019, as in mlff.h
 LARGEST_LAYER = 1024
 LARGEST_DEPTH = 16
 LARGEST_BASIS = 256
+CUTOFF_RANGE = (0.1, 100.0)  # angstrom
+EPSILON_RANGE = (0.0, 1.0)
+LARGEST_ENERGY = 1e9
 
-_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?\Z", re.ASCII)
-_INTEGER = re.compile(r"\d+\Z", re.ASCII)
+_NUMBER = re.compile(r"-?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?\Z", re.ASCII)
+_INTEGER = re.compile(r"(0|[1-9]\d*)\Z", re.ASCII)
 
 
 @dataclass
@@ -101,13 +104,10 @@ class ModelFile:
         _check_range(name, "readout_features", self.readout_features, LARGEST_LAYER)
         _check_choice(name, "radial", self.radial, RADIAL_KINDS)
         _check_choice(name, "energy_unit", self.energy_unit, ENERGY_UNITS)
-        for key in ("cutoff", "epsilon", "scale", "shift"):
-            if not np.isfinite(getattr(self, key)):
-                raise ModelFileError(f"{name}: {key} is {getattr(self, key)}, expected a finite number")
-        if self.cutoff <= 0:
-            raise ModelFileError(f"{name}: cutoff is {self.cutoff}, expected more than 0 angstrom")
-        if self.epsilon < 0:
-            raise ModelFileError(f"{name}: epsilon is {self.epsilon}, expected 0 or more")
+        _check_number(name, "cutoff", self.cutoff, *CUTOFF_RANGE)
+        _check_number(name, "epsilon", self.epsilon, *EPSILON_RANGE)
+        _check_number(name, "scale", self.scale, -LARGEST_ENERGY, LARGEST_ENERGY)
+        _check_number(name, "shift", self.shift, -LARGEST_ENERGY, LARGEST_ENERGY)
         if not self.elements:
             raise ModelFileError(f"{name}: no elements, expected at least one")
         for symbol in self.elements:
@@ -120,8 +120,8 @@ class ModelFile:
                 f"{name}: {len(self.element_energies)} element energies, expected {len(self.elements)} "
                 f"({' '.join(self.elements)})"
             )
-        if not np.all(np.isfinite(self.element_energies)):
-            raise ModelFileError(f"{name}: an element energy is not a finite number")
+        for symbol, energy in zip(self.elements, self.element_energies):
+            _check_number(name, f"element energy of {symbol}", energy, -LARGEST_ENERGY, LARGEST_ENERGY)
         for key in ("provenance", "licence"):
             if not getattr(self, key).strip():
                 raise ModelFileError(f"{name}: {key} is empty, expected a text")
@@ -309,6 +309,11 @@ def _number(value: float) -> str:
 def _check_range(name: str, key: str, value: int, largest: int) -> None:
     if not 1 <= value <= largest:
         raise ModelFileError(f"{name}: {key} is {value}, expected 1 to {largest}")
+
+
+def _check_number(name: str, key: str, value: float, smallest: float, largest: float) -> None:
+    if not smallest <= value <= largest:  # false for a NaN too
+        raise ModelFileError(f"{name}: {key} is {value:g}, expected {smallest:g} to {largest:g}")
 
 
 def _check_choice(name: str, key: str, value: str, choices: tuple[str, ...]) -> None:
