@@ -146,7 +146,8 @@ def main() -> int:
                 for name, value in speed.items():
                     print(f"  {name:16s} {value:10.0f} atom-steps/s   {value / speed['torch eager']:6.2f} x torch eager")
     if options.json:
-        head = {"cpu": cpu_name(), "torch": torch.__version__, "date": time.strftime("%Y-%m-%d"), "model": model.name}
+        head = {"cpu": cpu_name(), "torch": torch.__version__, "date": time.strftime("%Y-%m-%d"),
+                "model": options.model or "random weights, 128 features, 3 interactions, 20 radial functions, 5 A"}
         Path(options.json).write_text(json.dumps({**head, "rows": rows}, indent=1) + "\n")
     return 0
 
