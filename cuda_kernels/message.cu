@@ -11,6 +11,7 @@
  * Cost     3 F (K+1) multiply-adds an edge forward, twice that in reverse; gathers of 5F and 4F values.
  * Order    s_i, v_i and the features' adjoints: ascending edge, one thread. Sums over features (d_adj, u_adj): a fixed tree.
  */
+#include "launch.cuh"
 #include "message_matrix.cuh"
 
 namespace mlff {
@@ -224,17 +225,6 @@ __global__ void __launch_bounds__(256) message_reverse_kernel(message_arguments<
 
 /* -------------------------------------------------------------------------------------------- launchers */
 
-/* Blocks that fill the machine; each works through its share of the rows with the same weights in registers. */
-template <typename Kernel> int blocks_for(Kernel kernel, int threads, size_t shared, int32_t rows)
-{
-    int device = 0, processors = 1, per_processor = 1;
-    cudaGetDevice(&device);
-    cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
-    cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_processor, kernel, threads, shared);
-    const int full = processors * (per_processor > 0 ? per_processor : 1);
-    return rows < full ? rows : full;
-}
-
 template <typename T, int FUNCTIONS> void launch_forward(state<T> *s, int l)
 {
     const int threads = (s->w.F + 31) / 32 * 32;
@@ -249,7 +239,6 @@ template <typename T, int FUNCTIONS> void launch_reverse(state<T> *s, int l)
     const auto kernel = message_reverse_kernel<T, FUNCTIONS>;
     const size_t shared = sizeof(edge_table<T, FUNCTIONS>) +
                           ((size_t)CHUNK * table_width(FUNCTIONS) + threads / 32 * CHUNK * 4) * sizeof(T);
-    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
     kernel<<<blocks_for(kernel, threads, shared, s->N), threads, shared, s->stream>>>(
         arguments_of(s, l), s->layer[l].features, s->adj, s->features_adj, s->edge_adj);
 }

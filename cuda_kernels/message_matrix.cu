@@ -15,6 +15,7 @@
  * Order    sums over edges: tiles of 16, within one a fixed tree; sums over features: the lane's four, the row's four
  *          lanes, the warps in order.
  */
+#include "launch.cuh"
 #include "message_matrix.cuh"
 #include "mma.cuh"
 
@@ -417,17 +418,6 @@ static matrix_arguments arguments_of(const state<float> *s, int l)
 {
     const layer_weights<float> &w = s->w.layer[l];
     return {s->N, s->w.F, radial_of(s->w), w.fragments, w.fragment_scale, s->first, s->count, s->edge_row, s->edges};
-}
-
-template <typename Kernel> static int blocks_for(Kernel kernel, int threads, size_t shared, int32_t rows)
-{
-    int device = 0, processors = 1, per_processor = 1;
-    cudaGetDevice(&device);
-    cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
-    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
-    cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_processor, kernel, threads, shared);
-    const int full = processors * (per_processor > 0 ? per_processor : 1);
-    return rows < full ? rows : full;
 }
 
 mlff_status message_matrix_forward(state<float> *s, int l, mlff_error *error)
