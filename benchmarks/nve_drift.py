@@ -36,7 +36,7 @@ def main() -> int:
         axes.plot(time, 1e3 * (energy - energy[0]) + 0.02 * k, linewidth=0.6, label=f"{name}: {drift}")
     axes.set_xlabel("time (ps)")
     axes.set_ylabel("total energy, shifted by 0.02 each (meV/atom)")
-    axes.legend(loc="upper right", fontsize="small")
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small")
     figure.savefig(sys.argv[1], dpi=130)
     return 0
 
