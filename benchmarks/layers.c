@@ -113,7 +113,8 @@ int main(int argc, char **argv)
         return 2;
     }
     bench b = {.cuda = argc > 2 && strcmp(argv[2], "cuda") == 0};
-    const mlff_precision precision = argc > 3 && strcmp(argv[3], "double") == 0 ? MLFF_PRECISION_DOUBLE : MLFF_PRECISION_SINGLE;
+    const mlff_precision precision =
+        argc > 3 && strcmp(argv[3], "double") == 0 ? MLFF_PRECISION_DOUBLE : MLFF_PRECISION_SINGLE;
     const int side = argc > 4 ? atoi(argv[4]) : 20, threads = argc > 5 ? atoi(argv[5]) : 1;
     mlff_error error;
     mlff_model *model;
@@ -132,7 +133,8 @@ int main(int argc, char **argv)
     int32_t *species = malloc(sizeof *species * (size_t)n);
     const mlff_model_info *info = mlff_model_get_info(model);
     for (int32_t i = 0; i < n; i++) species[i] = i % info->n_elements;
-    const mlff_structures structures = {.n_structures = 1, .first_atom = first_atom, .cell = cell, .periodic = periodic};
+    const mlff_structures structures = {
+        .n_structures = 1, .first_atom = first_atom, .cell = cell, .periodic = periodic};
     const mlff_input input = {.n_local = n, .n_all = n, .x = x, .species = species, .structures = &structures};
     stop_on(mlff_graph_from_structures(&b.graph, &input, info->n_elements, info->cutoff, 2, &error), &error);
     b.x = x;

@@ -9,7 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-namespace mlff {
+namespace mlff
+{
 
 mlff_status cuda_failure(cudaError_t code, const char *what, mlff_error *error)
 {
@@ -33,9 +34,10 @@ static mlff_status place(device_arena *a, const tensor_row *rows, int n_rows, ml
             size_t free_bytes = 0, all_bytes = 0;
             cudaGetLastError(); /* the failure is told here; later calls must not meet it */
             cudaMemGetInfo(&free_bytes, &all_bytes);
-            return mlff_fail(error, MLFF_ERROR_MEMORY,
-                             "out of GPU memory: %zu bytes asked for, %zu of %zu bytes free; fewer atoms a GPU are needed",
-                             wanted, free_bytes, all_bytes);
+            return mlff_fail(
+                error, MLFF_ERROR_MEMORY,
+                "out of GPU memory: %zu bytes asked for, %zu of %zu bytes free; fewer atoms a GPU are needed", wanted,
+                free_bytes, all_bytes);
         }
         CUDA_TRY(code);
         a->bytes = wanted;
@@ -112,7 +114,8 @@ static int32_t make_chunks(const mlff_graph *g, chunk *chunks)
     int32_t n = 0;
     for (int32_t row = 0; row < g->n_owned;) {
         int32_t end = row;
-        while (end < g->n_owned && end - row < CHUNK_ROWS && g->structure_of_row[end] == g->structure_of_row[row]) end++;
+        while (end < g->n_owned && end - row < CHUNK_ROWS && g->structure_of_row[end] == g->structure_of_row[row])
+            end++;
         if (chunks) chunks[n] = {g->structure_of_row[row], row, end};
         n++;
         row = end;
@@ -157,7 +160,8 @@ template <typename T> static mlff_status send_graph(state<T> *s, const mlff_grap
         chunk *chunks = (chunk *)malloc((size_t)s->n_chunks * sizeof *chunks);
         if (!chunks) return mlff_fail(error, MLFF_ERROR_MEMORY, "out of memory: %d chunks of rows", (int)s->n_chunks);
         make_chunks(g, chunks);
-        const cudaError_t code = cudaMemcpy(s->chunks, chunks, (size_t)s->n_chunks * sizeof *chunks, cudaMemcpyHostToDevice);
+        const cudaError_t code =
+            cudaMemcpy(s->chunks, chunks, (size_t)s->n_chunks * sizeof *chunks, cudaMemcpyHostToDevice);
         free(chunks);
         CUDA_TRY(code);
     }
@@ -174,8 +178,9 @@ static mlff_status check_positions(const mlff_graph *g, const double *x, mlff_er
     for (int32_t row = 0; row < g->n_rows; row++) {
         const double *at = x + 3 * (size_t)g->atom_of_row[row];
         if (!isfinite(at[0] + at[1] + at[2]) && (!isfinite(at[0]) || !isfinite(at[1]) || !isfinite(at[2])))
-            return mlff_fail(error, MLFF_ERROR_NUMERICS, "atom index %d: position (%g, %g, %g), expected finite numbers",
-                             (int)g->atom_of_row[row], at[0], at[1], at[2]);
+            return mlff_fail(error, MLFF_ERROR_NUMERICS,
+                             "atom index %d: position (%g, %g, %g), expected finite numbers", (int)g->atom_of_row[row],
+                             at[0], at[1], at[2]);
     }
     return MLFF_OK;
 }
@@ -199,14 +204,16 @@ static mlff_status prepare(void *state_, const mlff_graph *graph, const double *
     MLFF_TRY(pinned((void **)&s->host, &s->host_bytes, down, error));
     if (s->n_all > 0) {
         memcpy(s->host, x, (size_t)s->n_all * 3 * sizeof(double));
-        CUDA_TRY(cudaMemcpyAsync(s->x, s->host, (size_t)s->n_all * 3 * sizeof(double), cudaMemcpyHostToDevice, s->stream));
+        CUDA_TRY(
+            cudaMemcpyAsync(s->x, s->host, (size_t)s->n_all * 3 * sizeof(double), cudaMemcpyHostToDevice, s->stream));
     }
     CUDA_TRY(cudaMemsetAsync(s->bad_row, 0x7f, 2 * sizeof(int), s->stream));
     return radial_forward(s, error);
 }
 
 /* Rows with a fault, told as the CPU backend tells them. */
-template <typename T> static mlff_status explain(const state<T> *s, const double *x, const int bad[2], mlff_error *error)
+template <typename T>
+static mlff_status explain(const state<T> *s, const double *x, const int bad[2], mlff_error *error)
 {
     if (bad[0] < s->N) return mlff_graph_explain_row(s->graph, x, bad[0], error);
     if (bad[1] < s->N)
@@ -224,7 +231,8 @@ template <typename T> static mlff_status collect(void *state_, mlff_output *out,
                               {&s->atom_virial, A * 9, sizeof(double), "virials of atoms"}};
         MLFF_TRY(place(&s->virial_arena, table, 2, error));
         if (A > 0) CUDA_TRY(cudaMemsetAsync(s->atom_virial, 0, A * 9 * sizeof(double), s->stream));
-        if (s->n_slots > 0) CUDA_TRY(cudaMemsetAsync(s->slot_virial, 0, (size_t)s->n_slots * 9 * sizeof(double), s->stream));
+        if (s->n_slots > 0)
+            CUDA_TRY(cudaMemsetAsync(s->slot_virial, 0, (size_t)s->n_slots * 9 * sizeof(double), s->stream));
     }
     if (out->forces && A > 0) CUDA_TRY(cudaMemsetAsync(s->forces, 0, A * 3 * sizeof(double), s->stream));
     MLFF_TRY(forces(s, out->atom_virial != NULL, error));
@@ -233,7 +241,8 @@ template <typename T> static mlff_status collect(void *state_, mlff_output *out,
     int *bad = (int *)(sums + 10 * (size_t)s->n_chunks);
     const cudaMemcpyKind down = cudaMemcpyDeviceToHost;
     if (out->forces && A > 0) CUDA_TRY(cudaMemcpyAsync(force, s->forces, A * 3 * sizeof(double), down, s->stream));
-    if (out->atom_energy && N > 0) CUDA_TRY(cudaMemcpyAsync(energy, s->atom_energy, N * sizeof(double), down, s->stream));
+    if (out->atom_energy && N > 0)
+        CUDA_TRY(cudaMemcpyAsync(energy, s->atom_energy, N * sizeof(double), down, s->stream));
     if (s->n_chunks > 0)
         CUDA_TRY(cudaMemcpyAsync(sums, s->sums, (size_t)s->n_chunks * 10 * sizeof(double), down, s->stream));
     CUDA_TRY(cudaMemcpyAsync(bad, s->bad_row, 2 * sizeof(int), down, s->stream));
@@ -253,7 +262,8 @@ template <typename T> static mlff_status collect(void *state_, mlff_output *out,
     for (int32_t c = 0, row = 0; c < s->n_chunks; c++) { /* the chunks again, in their order */
         const int32_t structure = s->graph->structure_of_row[row];
         if (out->energy) out->energy[structure] += sums[10 * (size_t)c];
-        for (int q = 0; q < 9 && out->virial; q++) out->virial[9 * (size_t)structure + q] += sums[10 * (size_t)c + 1 + q];
+        for (int q = 0; q < 9 && out->virial; q++)
+            out->virial[9 * (size_t)structure + q] += sums[10 * (size_t)c + 1 + q];
         const int32_t begin = row;
         while (row < s->N && row - begin < CHUNK_ROWS && s->graph->structure_of_row[row] == structure) row++;
     }
@@ -276,7 +286,8 @@ static mlff_status halo_begin(void *state_, halo_kind kind, int l, halo_rows *ro
     const T *tensor = halo_tensor(s, kind, l, &width);
     *rows = {s->halo_host, width};
     if (s->N == 0) return MLFF_OK;
-    CUDA_TRY(cudaMemcpyAsync(s->halo_host, tensor, (size_t)s->N * width * sizeof(T), cudaMemcpyDeviceToHost, s->stream));
+    CUDA_TRY(
+        cudaMemcpyAsync(s->halo_host, tensor, (size_t)s->N * width * sizeof(T), cudaMemcpyDeviceToHost, s->stream));
     CUDA_TRY(cudaStreamSynchronize(s->stream));
     return MLFF_OK;
 }
@@ -288,7 +299,8 @@ template <typename T> static mlff_status halo_end(void *state_, halo_kind kind, 
     T *tensor = halo_tensor(s, kind, l, &width);
     const size_t owned = (size_t)s->N * width, ghosts = (size_t)(s->R - s->N) * width;
     if (ghosts == 0) return MLFF_OK;
-    CUDA_TRY(cudaMemcpyAsync(tensor + owned, (T *)s->halo_host + owned, ghosts * sizeof(T), cudaMemcpyHostToDevice, s->stream));
+    CUDA_TRY(cudaMemcpyAsync(tensor + owned, (T *)s->halo_host + owned, ghosts * sizeof(T), cudaMemcpyHostToDevice,
+                             s->stream));
     CUDA_TRY(cudaStreamSynchronize(s->stream)); /* the rows are written again by the next exchange */
     return MLFF_OK;
 }
@@ -327,7 +339,8 @@ static mlff_status check_device(mlff_error *error)
     int driver = 0, runtime = 0;
     cudaDriverGetVersion(&driver);
     cudaRuntimeGetVersion(&runtime);
-    return mlff_fail(error, MLFF_ERROR_DEVICE, "no usable GPU: %s; the driver offers CUDA %d.%d, this build needs %d.%d",
+    return mlff_fail(error, MLFF_ERROR_DEVICE,
+                     "no usable GPU: %s; the driver offers CUDA %d.%d, this build needs %d.%d",
                      code == cudaSuccess ? "none found" : cudaGetErrorString(code), driver / 1000, driver % 1000 / 10,
                      runtime / 1000, runtime % 1000 / 10);
 }
@@ -382,7 +395,8 @@ template <typename T> static size_t memory(const void *state_)
     return s->arena.bytes + s->graph_arena.bytes + s->virial_arena.bytes + s->w.storage_bytes;
 }
 
-template <typename T> static void memory_estimate(const void *state_, double *bytes_per_atom, double *bytes_per_neighbour)
+template <typename T>
+static void memory_estimate(const void *state_, double *bytes_per_atom, double *bytes_per_neighbour)
 {
     const state<T> *s = (const state<T> *)state_;
     const double F = s->w.F, L = s->w.L;

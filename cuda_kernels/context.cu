@@ -9,7 +9,8 @@
 #include "dense.cuh"
 #include "silu.cuh"
 
-namespace mlff {
+namespace mlff
+{
 
 /* ---------------------------------------------------------------------------------------------- kernels */
 

@@ -15,12 +15,12 @@
 #include "mma.cuh"
 #include "silu.cuh"
 
-namespace mlff {
+namespace mlff
+{
 
 /* ---------------------------------------------------------------------------------------------- kernels */
 
-template <typename T, int END>
-__device__ inline void finish(T y, T *place, T *slope)
+template <typename T, int END> __device__ inline void finish(T y, T *place, T *slope)
 {
     if (END == DENSE_STORE) *place = y;
     if (END == DENSE_ADD) *place += y;
@@ -181,7 +181,8 @@ template <int END> static cudaError_t launch(const dense_arguments<double> &a, c
 template <int END> static cudaError_t launch(const dense_arguments<float> &a, cudaStream_t stream)
 {
     const int shared = 2 * sizeof(dense_stage);
-    const cudaError_t code = cudaFuncSetAttribute(dense_matrix_kernel<END>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
+    const cudaError_t code =
+        cudaFuncSetAttribute(dense_matrix_kernel<END>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
     if (code != cudaSuccess) return code;
     const dim3 grid((unsigned)((a.rows + M_ROWS - 1) / M_ROWS), (unsigned)((a.m.n_out + M_COLUMNS - 1) / M_COLUMNS));
     dense_matrix_kernel<END><<<grid, 256, shared, stream>>>(a);
@@ -189,8 +190,8 @@ template <int END> static cudaError_t launch(const dense_arguments<float> &a, cu
 }
 
 template <typename T>
-mlff_status dense_rows(const matrix<T> &m, const T *X, size_t ldx, T *Y, size_t ldy, int64_t rows, dense_end end, T *slope,
-                       cudaStream_t stream, mlff_error *error)
+mlff_status dense_rows(const matrix<T> &m, const T *X, size_t ldx, T *Y, size_t ldy, int64_t rows, dense_end end,
+                       T *slope, cudaStream_t stream, mlff_error *error)
 {
     if (rows == 0) return MLFF_OK;
     const dense_arguments<T> a = {m, X, Y, slope, ldx, ldy, rows};
@@ -205,8 +206,8 @@ mlff_status dense_rows(const matrix<T> &m, const T *X, size_t ldx, T *Y, size_t 
     return MLFF_OK;
 }
 
-template mlff_status dense_rows(const matrix<float> &, const float *, size_t, float *, size_t, int64_t, dense_end, float *,
-                                cudaStream_t, mlff_error *);
+template mlff_status dense_rows(const matrix<float> &, const float *, size_t, float *, size_t, int64_t, dense_end,
+                                float *, cudaStream_t, mlff_error *);
 template mlff_status dense_rows(const matrix<double> &, const double *, size_t, double *, size_t, int64_t, dense_end,
                                 double *, cudaStream_t, mlff_error *);
 

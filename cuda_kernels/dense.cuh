@@ -4,7 +4,8 @@
 /* Dense layers with what follows them fused in. */
 #include "state.cuh"
 
-namespace mlff {
+namespace mlff
+{
 
 /* What happens to y = X M + b before it is stored. */
 enum dense_end {
@@ -16,8 +17,8 @@ enum dense_end {
 
 /* rows of strides ldx, ldy (in elements, multiples of 4); slope [rows][n_out], only for the last two ends. */
 template <typename T>
-mlff_status dense_rows(const matrix<T> &m, const T *X, size_t ldx, T *Y, size_t ldy, int64_t rows, dense_end end, T *slope,
-                       cudaStream_t stream, mlff_error *error);
+mlff_status dense_rows(const matrix<T> &m, const T *X, size_t ldx, T *Y, size_t ldy, int64_t rows, dense_end end,
+                       T *slope, cudaStream_t stream, mlff_error *error);
 
 } // namespace mlff
 

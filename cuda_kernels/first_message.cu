@@ -10,7 +10,8 @@
  */
 #include "radial.cuh"
 
-namespace mlff {
+namespace mlff
+{
 
 constexpr int THREADS = 128;
 constexpr int CHUNK = 32;   /* edges whose radial functions are in shared memory at a time */
@@ -28,8 +29,8 @@ template <typename T> struct first_arguments {
 
 template <typename T> first_arguments<T> arguments_of(const state<T> *s)
 {
-    return {s->N, s->w.F, s->w.n_elements, radial_of(s->w), s->w.embedding, s->w.first_s, s->w.first_R, s->first,
-            s->count, s->edge_row, s->species, s->edges};
+    return {s->N,         s->w.F,   s->w.n_elements, radial_of(s->w), s->w.embedding, s->w.first_s,
+            s->w.first_R, s->first, s->count,        s->edge_row,     s->species,     s->edges};
 }
 
 /* ---------------------------------------------------------------------------------------------- kernels */
@@ -111,12 +112,12 @@ template <typename T> __global__ void __launch_bounds__(THREADS) first_message_k
 }
 
 template <typename T>
-__global__ void __launch_bounds__(THREADS) first_message_reverse_kernel(first_arguments<T> a, const T *__restrict__ adj,
-                                                                        edge_adjoint<T> *edge_adj)
+__global__ void __launch_bounds__(THREADS)
+    first_message_reverse_kernel(first_arguments<T> a, const T *__restrict__ adj, edge_adjoint<T> *edge_adj)
 {
     extern __shared__ __align__(16) char shared[];
     const int functions = a.radial.K + 1, F = a.F, thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
-    T *coefficient_adj = (T *)shared;              /* [K+1][4] of one element */
+    T *coefficient_adj = (T *)shared;             /* [K+1][4] of one element */
     T *row_adj = coefficient_adj + functions * 4; /* [4][F] */
     const int row = blockIdx.x;
     const int64_t first = a.first[row];

@@ -9,7 +9,8 @@
  */
 #include "state.cuh"
 
-namespace mlff {
+namespace mlff
+{
 
 /* ---------------------------------------------------------------------------------------------- kernels */
 
@@ -57,7 +58,8 @@ template <typename T> __global__ void __launch_bounds__(256) gradients_kernel(gr
 
 /* a thread a row: its own slots, then those that name it */
 __global__ void forces_kernel(int32_t N, int32_t R, const int64_t *first, const int64_t *incoming_first,
-                              const int64_t *incoming, const int32_t *atom_of_row, const double *slot_gradient, double *forces)
+                              const int64_t *incoming, const int32_t *atom_of_row, const double *slot_gradient,
+                              double *forces)
 {
     const int row = blockIdx.x * blockDim.x + threadIdx.x;
     if (row >= R) return;
@@ -85,8 +87,8 @@ __global__ void atom_virials_kernel(int32_t N, int32_t R, const int64_t *incomin
 }
 
 /* energy and virial of a chunk of rows */
-__global__ void __launch_bounds__(256) sums_kernel(const chunk *chunks, const double *atom_energy,
-                                                   const double *row_virial, double *sums)
+__global__ void __launch_bounds__(256)
+    sums_kernel(const chunk *chunks, const double *atom_energy, const double *row_virial, double *sums)
 {
     __shared__ double part[256];
     const chunk mine = chunks[blockIdx.x];
@@ -110,8 +112,10 @@ __global__ void __launch_bounds__(256) sums_kernel(const chunk *chunks, const do
 template <typename T> mlff_status forces(state<T> *s, int with_atom_virial, mlff_error *error)
 {
     if (s->with_reverse && s->N > 0) {
-        const gradient_arguments<T> a = {s->N, s->first, s->edge_slot, s->count, s->edges, s->edge_adj, s->slot_gradient,
-                                         with_atom_virial ? s->slot_virial : nullptr, s->row_virial, s->bad_row};
+        const gradient_arguments<T> a = {
+            s->N,          s->first,    s->edge_slot,     s->count,
+            s->edges,      s->edge_adj, s->slot_gradient, with_atom_virial ? s->slot_virial : nullptr,
+            s->row_virial, s->bad_row};
         gradients_kernel<<<(s->N + 7) / 8, 256, 0, s->stream>>>(a);
         CUDA_TRY_LAUNCH("edge gradients");
     }
@@ -121,8 +125,8 @@ template <typename T> mlff_status forces(state<T> *s, int with_atom_virial, mlff
         CUDA_TRY_LAUNCH("forces");
         if (with_atom_virial)
             atom_virials_kernel<<<(s->R + 127) / 128, 128, 0, s->stream>>>(s->N, s->R, s->incoming_first, s->incoming,
-                                                                           s->atom_of_row, s->row_virial, s->slot_virial,
-                                                                           s->atom_virial);
+                                                                           s->atom_of_row, s->row_virial,
+                                                                           s->slot_virial, s->atom_virial);
         CUDA_TRY_LAUNCH("virials of atoms");
     }
     if (s->n_chunks > 0)

@@ -5,7 +5,8 @@
 #include <cuda_runtime.h>
 #include <stdint.h>
 
-namespace mlff {
+namespace mlff
+{
 
 /* Blocks of 256 threads for n values, a thread a value. */
 inline unsigned blocks_of(int64_t n)

@@ -14,9 +14,11 @@
 #include "launch.cuh"
 #include "message_matrix.cuh"
 
-namespace mlff {
+namespace mlff
+{
 
-constexpr int CHUNK = 64, GROUP = 8; /* edges with radial functions in shared memory; edges whose sums are made together */
+constexpr int CHUNK = 64,
+              GROUP = 8; /* edges with radial functions in shared memory; edges whose sums are made together */
 
 /* functions rounded up, so that a row of a table begins at a multiple of 16 bytes */
 __host__ __device__ constexpr int table_width(int functions)
@@ -42,7 +44,8 @@ template <typename T> message_arguments<T> arguments_of(const state<T> *s, int l
 /* ---------------------------------------------------------------------------------------------- kernels */
 
 /* The thread's filter weights, zeros beyond function K. */
-template <typename T, int FUNCTIONS> __device__ inline void load_filter(const message_arguments<T> &a, int f, T (&w)[3][FUNCTIONS])
+template <typename T, int FUNCTIONS>
+__device__ inline void load_filter(const message_arguments<T> &a, int f, T (&w)[3][FUNCTIONS])
 {
 #pragma unroll
     for (int k = 0; k < FUNCTIONS; k++)
@@ -152,14 +155,14 @@ template <typename T> __device__ inline T transposed_sum(T (&value)[32], int lan
 }
 
 template <typename T, int FUNCTIONS>
-__global__ void __launch_bounds__(256) message_reverse_kernel(message_arguments<T> a, const T *__restrict__ features,
-                                                              const T *__restrict__ adj, T *features_adj,
-                                                              edge_adjoint<T> *edge_adj)
+__global__ void __launch_bounds__(256)
+    message_reverse_kernel(message_arguments<T> a, const T *__restrict__ features, const T *__restrict__ adj,
+                           T *features_adj, edge_adjoint<T> *edge_adj)
 {
     extern __shared__ __align__(16) char shared[];
     auto &table = *(edge_table<T, FUNCTIONS> *)shared;
-    auto dphi = (T(*)[table_width(FUNCTIONS)])(shared + sizeof table);  /* [CHUNK][...] */
-    auto part_of_warp = (T(*)[CHUNK * 4])(dphi + CHUNK);                /* [warps][edge][d_adj, u_adj] */
+    auto dphi = (T(*)[table_width(FUNCTIONS)])(shared + sizeof table); /* [CHUNK][...] */
+    auto part_of_warp = (T(*)[CHUNK * 4])(dphi + CHUNK);               /* [warps][edge][d_adj, u_adj] */
     const int f = threadIdx.x, lane = f % 32, warp = f / 32, F = a.F;
     T w[3][FUNCTIONS];
     load_filter(a, f, w);
@@ -200,7 +203,8 @@ __global__ void __launch_bounds__(256) message_reverse_kernel(message_arguments<
                     x_adj[2] += W_v * v0;
                     x_adj[3] += W_v * v1;
                     x_adj[4] += W_v * v2;
-                    sums[4 * q] = dW_s * x[0] * s_adj + dW_R * x[1] * along + dW_v * (x[2] * v0 + x[3] * v1 + x[4] * v2);
+                    sums[4 * q] =
+                        dW_s * x[0] * s_adj + dW_R * x[1] * along + dW_v * (x[2] * v0 + x[3] * v1 + x[4] * v2);
                     sums[4 * q + 1] = -R * v0;
                     sums[4 * q + 2] = -R * v1;
                     sums[4 * q + 3] = -R * v2;
@@ -249,11 +253,16 @@ template <typename T> mlff_status message_forward(state<T> *s, int l, mlff_error
     if constexpr (sizeof(T) == sizeof(float))
         if (s->w.layer[l].fragments) return message_matrix_forward(s, l, error);
     const int functions = s->w.K + 1;
-    if (functions <= 9) launch_forward<T, 9>(s, l);
-    else if (functions <= 17) launch_forward<T, 17>(s, l);
-    else if (functions <= 21) launch_forward<T, 21>(s, l);
-    else if (functions <= 33) launch_forward<T, 33>(s, l);
-    else launch_forward<T, MAX_FUNCTIONS>(s, l);
+    if (functions <= 9)
+        launch_forward<T, 9>(s, l);
+    else if (functions <= 17)
+        launch_forward<T, 17>(s, l);
+    else if (functions <= 21)
+        launch_forward<T, 21>(s, l);
+    else if (functions <= 33)
+        launch_forward<T, 33>(s, l);
+    else
+        launch_forward<T, MAX_FUNCTIONS>(s, l);
     CUDA_TRY_LAUNCH("message");
     return MLFF_OK;
 }
@@ -264,11 +273,16 @@ template <typename T> mlff_status message_reverse(state<T> *s, int l, mlff_error
     if constexpr (sizeof(T) == sizeof(float))
         if (s->w.layer[l].fragments) return message_matrix_reverse(s, l, error);
     const int functions = s->w.K + 1;
-    if (functions <= 9) launch_reverse<T, 9>(s, l);
-    else if (functions <= 17) launch_reverse<T, 17>(s, l);
-    else if (functions <= 21) launch_reverse<T, 21>(s, l);
-    else if (functions <= 33) launch_reverse<T, 33>(s, l);
-    else launch_reverse<T, MAX_FUNCTIONS>(s, l);
+    if (functions <= 9)
+        launch_reverse<T, 9>(s, l);
+    else if (functions <= 17)
+        launch_reverse<T, 17>(s, l);
+    else if (functions <= 21)
+        launch_reverse<T, 21>(s, l);
+    else if (functions <= 33)
+        launch_reverse<T, 33>(s, l);
+    else
+        launch_reverse<T, MAX_FUNCTIONS>(s, l);
     CUDA_TRY_LAUNCH("message, reverse");
     return MLFF_OK;
 }

@@ -21,7 +21,8 @@
 
 #include <cuda_fp16.h>
 
-namespace mlff {
+namespace mlff
+{
 
 constexpr int MATRIX_K = 20, STEPS = 4, TILES = 4, PASS_EDGES = 16 * TILES; /* a pass: up to 64 edges of each row */
 
@@ -43,9 +44,10 @@ __device__ inline uint32_t pack(__half low, __half high)
 
 __device__ inline void mma_half(float (&c)[4], const uint4 &a, const uint2 &b)
 {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y));
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y));
 }
 
 /* ------------------------------------------------------------------------------------------- fragments */
@@ -81,7 +83,8 @@ __device__ inline void radial_halves(const radial_parameters &p, float d, int t,
 
 /* A warp writes the fragments of one row's edges first .. first+n-1 (n <= 64): to [TILES][STEPS][32]. */
 template <bool DERIVATIVE>
-__device__ inline void make_fragments(const matrix_arguments &a, int64_t first, int n, uint4 *to, float4 *geometry, int row)
+__device__ inline void make_fragments(const matrix_arguments &a, int64_t first, int n, uint4 *to, float4 *geometry,
+                                      int row)
 {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     for (int tile = 0; tile * 16 < n; tile++) {
@@ -103,10 +106,10 @@ __device__ inline void make_fragments(const matrix_arguments &a, int64_t first, 
         }
 #pragma unroll
         for (int step = 0; step < STEPS; step++)
-            to[(tile * STEPS + step) * 32 + lane] =
-                make_uint4(pack(slots[0][4 * step], slots[0][4 * step + 1]), pack(slots[1][4 * step], slots[1][4 * step + 1]),
-                           pack(slots[0][4 * step + 2], slots[0][4 * step + 3]),
-                           pack(slots[1][4 * step + 2], slots[1][4 * step + 3]));
+            to[(tile * STEPS + step) * 32 + lane] = make_uint4(pack(slots[0][4 * step], slots[0][4 * step + 1]),
+                                                               pack(slots[1][4 * step], slots[1][4 * step + 1]),
+                                                               pack(slots[0][4 * step + 2], slots[0][4 * step + 3]),
+                                                               pack(slots[1][4 * step + 2], slots[1][4 * step + 3]));
     }
 }
 
@@ -238,10 +241,9 @@ __global__ void __launch_bounds__(256, 2) message_matrix_kernel(matrix_arguments
 
 /* Shared, for half as many rows as warps: fragments of phi and of dphi [rows][2][TILES][STEPS][32], geometry [rows][64],
  * sums of each warp over its features [rows][warps][64] (u_adj, d_adj). */
-__global__ void __launch_bounds__(256, 1) message_matrix_reverse_kernel(matrix_arguments a,
-                                                                        const float *__restrict__ features,
-                                                                        const float *__restrict__ adj, float *features_adj,
-                                                                        edge_adjoint<float> *edge_adj)
+__global__ void __launch_bounds__(256, 1)
+    message_matrix_reverse_kernel(matrix_arguments a, const float *__restrict__ features, const float *__restrict__ adj,
+                                  float *features_adj, edge_adjoint<float> *edge_adj)
 {
     extern __shared__ __align__(16) uint4 shared[];
     const int warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
@@ -303,7 +305,8 @@ __global__ void __launch_bounds__(256, 1) message_matrix_reverse_kernel(matrix_a
                     for (int h = 0; h < 2; h++)
 #pragma unroll
                         for (int q = 0; q < 4; q++) {
-                            const float along = -(r4[h].x * in[h][1][q] + r4[h].y * in[h][2][q] + r4[h].z * in[h][3][q]);
+                            const float along =
+                                -(r4[h].x * in[h][1][q] + r4[h].y * in[h][2][q] + r4[h].z * in[h][3][q]);
                             const float W = c[q / 2][2 * h + q % 2], R = W * x[1][q];
                             x_adj[1][q] += W * along;
                             d_adj[h] += dc[q / 2][2 * h + q % 2] * x[1][q] * along;

@@ -4,7 +4,8 @@
 /* Messages in single through the matrix units; message.cu chooses between these and the plain kernels. */
 #include "radial.cuh"
 
-namespace mlff {
+namespace mlff
+{
 
 /* Whether F (padded) and K suit these kernels. */
 bool message_matrix_fits(int F, int K);

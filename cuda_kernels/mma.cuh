@@ -7,7 +7,8 @@
  */
 #include <stdint.h>
 
-namespace mlff {
+namespace mlff
+{
 
 __device__ inline uint32_t to_tf32(float x)
 {
@@ -26,9 +27,10 @@ __device__ inline void split_tf32(float x, uint32_t &hi, uint32_t &lo)
  * c: (g, 2t) (g, 2t+1) (g+8, 2t) (g+8, 2t+1). */
 __device__ inline void mma_tf32(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2])
 {
-    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    asm volatile(
+        "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
 /* 16 bytes from global to shared memory without passing through registers; zeros where `valid` is false. */

@@ -39,15 +39,16 @@ mlff_status mlff_packed_weights_create(packed_weights *p, const mlff_model *mode
     p->readout1 = w->readout1, p->readout1_bias = w->readout1_bias;
     for (int l = 0; l < w->L; l++) {
         const layer_weights *y = &w->layer[l];
-        const packed_matrix all[PACKED_MATRICES] = {of(&y->context0), of(&y->context0_T), of(&y->context1),
-                                                    of(&y->context1_T), of(&y->mix), of(&y->mix_T), of(&y->dense0),
-                                                    of(&y->dense0_T), of(&y->dense1), of(&y->dense1_T)};
+        const packed_matrix all[PACKED_MATRICES] = {
+            of(&y->context0), of(&y->context0_T), of(&y->context1), of(&y->context1_T), of(&y->mix),
+            of(&y->mix_T),    of(&y->dense0),     of(&y->dense0_T), of(&y->dense1),     of(&y->dense1_T)};
         memcpy(p->matrix[l], all, sizeof all);
         double *to = o->filters + (size_t)l * filter;
         for (size_t k = 0; k < functions; k++)
             for (size_t part = 0; part < 3; part++)
                 for (size_t f = 0; f < F; f++)
-                    to[(k * 3 + part) * F + f] = y->filter[((f / LANES * functions + k) * 3 + part) * LANES + f % LANES];
+                    to[(k * 3 + part) * F + f] =
+                        y->filter[((f / LANES * functions + k) * 3 + part) * LANES + f % LANES];
         p->filter[l] = to;
     }
     return MLFF_OK;

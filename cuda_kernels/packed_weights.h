@@ -14,13 +14,24 @@ typedef struct packed_matrix {
 } packed_matrix;
 
 /* in pairs: a matrix, then its transpose */
-enum { PACKED_CONTEXT0, PACKED_CONTEXT0_T, PACKED_CONTEXT1, PACKED_CONTEXT1_T, PACKED_MIX, PACKED_MIX_T, PACKED_DENSE0,
-       PACKED_DENSE0_T, PACKED_DENSE1, PACKED_DENSE1_T, PACKED_MATRICES };
+enum {
+    PACKED_CONTEXT0,
+    PACKED_CONTEXT0_T,
+    PACKED_CONTEXT1,
+    PACKED_CONTEXT1_T,
+    PACKED_MIX,
+    PACKED_MIX_T,
+    PACKED_DENSE0,
+    PACKED_DENSE0_T,
+    PACKED_DENSE1,
+    PACKED_DENSE1_T,
+    PACKED_MATRICES
+};
 
 typedef struct packed_weights {
-    int F, K, L, H; /* F and H padded to a multiple of 16 */
-    const double *embedding;        /* [n_elements][F] */
-    const double *first_s, *first_R; /* [n_elements][K+1][F] */
+    int F, K, L, H;                              /* F and H padded to a multiple of 16 */
+    const double *embedding;                     /* [n_elements][F] */
+    const double *first_s, *first_R;             /* [n_elements][K+1][F] */
     const double *filter[MLFF_MAX_INTERACTIONS]; /* [K+1][3][F] */
     packed_matrix matrix[MLFF_MAX_INTERACTIONS][PACKED_MATRICES];
     packed_matrix readout0, readout0_T;

@@ -8,7 +8,8 @@
  */
 #include "state.cuh"
 
-namespace mlff {
+namespace mlff
+{
 
 /* ---------------------------------------------------------------------------------------------- kernels */
 
@@ -71,9 +72,21 @@ template <typename T> __global__ void __launch_bounds__(256) edges_kernel(edge_a
 template <typename T> mlff_status radial_forward(state<T> *s, mlff_error *error)
 {
     if (s->N == 0) return MLFF_OK;
-    const edge_arguments<T> a = {s->N, s->w.cutoff, s->x, s->shift, s->first, s->atom_of_row, s->neighbour_row,
-                                 s->neighbour_atom, s->count, s->edge_row, s->edges, s->edge_adj, s->edge_slot,
-                                 s->slot_gradient, s->bad_row};
+    const edge_arguments<T> a = {s->N,
+                                 s->w.cutoff,
+                                 s->x,
+                                 s->shift,
+                                 s->first,
+                                 s->atom_of_row,
+                                 s->neighbour_row,
+                                 s->neighbour_atom,
+                                 s->count,
+                                 s->edge_row,
+                                 s->edges,
+                                 s->edge_adj,
+                                 s->edge_slot,
+                                 s->slot_gradient,
+                                 s->bad_row};
     edges_kernel<<<(s->N + 7) / 8, 256, 0, s->stream>>>(a);
     CUDA_TRY_LAUNCH("edges");
     return MLFF_OK;

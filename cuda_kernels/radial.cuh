@@ -4,7 +4,8 @@
 /* Radial functions of one distance, made anew where they are needed: phi_k = rbf_k fc, phi_K = fc, and d phi_k/dd. */
 #include "state.cuh"
 
-namespace mlff {
+namespace mlff
+{
 
 /* What the radial functions need of the weights, small enough for a kernel argument. */
 struct radial_parameters {

@@ -9,7 +9,8 @@
 #include "dense.cuh"
 #include "silu.cuh"
 
-namespace mlff {
+namespace mlff
+{
 
 /* ---------------------------------------------------------------------------------------------- kernels */
 
@@ -59,8 +60,9 @@ template <typename T> mlff_status readout_forward(state<T> *s, mlff_error *error
     if (s->N == 0) return MLFF_OK;
     T *h = s->scratch; /* [N][H] */
     MLFF_TRY(dense_rows<T>(s->w.readout0, s->s, s->w.F, h, s->w.H, s->N, DENSE_STORE, nullptr, s->stream, error));
-    const readout_arguments<T> a = {s->N, s->w.H, s->w.scale, s->w.readout1_bias, h, s->w.readout1, s->w.atom_shift,
-                                    s->species, s->readout_slope, s->atom_energy, s->bad_row};
+    const readout_arguments<T> a = {s->N,          s->w.H,          s->w.scale, s->w.readout1_bias, h,
+                                    s->w.readout1, s->w.atom_shift, s->species, s->readout_slope,   s->atom_energy,
+                                    s->bad_row};
     energy_kernel<<<(s->N + 7) / 8, 256, 0, s->stream>>>(a);
     CUDA_TRY_LAUNCH("readout");
     return MLFF_OK;

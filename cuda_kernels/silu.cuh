@@ -5,7 +5,8 @@
 #include "launch.cuh"
 #include "radial.cuh"
 
-namespace mlff {
+namespace mlff
+{
 
 template <typename T> __device__ inline T silu(T x, T *slope)
 {

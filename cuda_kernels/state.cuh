@@ -22,11 +22,12 @@ extern "C" {
 
 #include <cuda_runtime.h>
 
-namespace mlff {
+namespace mlff
+{
 
 constexpr int FEATURE_PAD = 16;
-constexpr int MAX_FEATURES = 256;  /* a thread a feature, 256 threads a block */
-constexpr int MAX_FUNCTIONS = 65;  /* K + 1: filter weights of a thread stay in registers */
+constexpr int MAX_FEATURES = 256; /* a thread a feature, 256 threads a block */
+constexpr int MAX_FUNCTIONS = 65; /* K + 1: filter weights of a thread stay in registers */
 
 inline int padded(int features)
 {
@@ -57,8 +58,8 @@ template <typename T> struct matrix {
 };
 
 template <typename T> struct layer_weights {
-    T *filter; /* [K+1][3][F] (s, R, v); function K is the bias */
-    uint2 *fragments;     /* the same for the matrix units, where message_matrix_fits */
+    T *filter;        /* [K+1][3][F] (s, R, v); function K is the bias */
+    uint2 *fragments; /* the same for the matrix units, where message_matrix_fits */
     float fragment_scale;
     matrix<T> context0, context0_T, context1, context1_T; /* F -> F, F -> 3F (s, R, v) */
     matrix<T> mix, mix_T;                                 /* F -> 2F (V, U) */
@@ -138,26 +139,26 @@ template <typename T> struct state {
     device_arena graph_arena;
 
     /* one evaluation */
-    double *x;              /* [n_all][3] */
-    int32_t *count;         /* [N] edges of a row */
-    edge<T> *edges;         /* [n_slots] */
-    int32_t *edge_row;      /* [n_slots] */
-    int64_t *edge_slot;     /* [n_slots] */
+    double *x;                 /* [n_all][3] */
+    int32_t *count;            /* [N] edges of a row */
+    edge<T> *edges;            /* [n_slots] */
+    int32_t *edge_row;         /* [n_slots] */
+    int64_t *edge_slot;        /* [n_slots] */
     edge_adjoint<T> *edge_adj; /* [n_slots] */
-    double *slot_gradient;  /* [n_slots][3] eV/angstrom */
-    double *slot_virial;    /* [n_slots][9] eV; only for per-atom virials */
-    T *s, *v_mid;           /* [N][F], [N][3][F] */
+    double *slot_gradient;     /* [n_slots][3] eV/angstrom */
+    double *slot_virial;       /* [n_slots][9] eV; only for per-atom virials */
+    T *s, *v_mid;              /* [N][F], [N][3][F] */
     layer_tensors<T> layer[MLFF_MAX_INTERACTIONS];
-    T *readout_slope;       /* [N][H] */
-    double *atom_energy;    /* [N] */
-    T *adj;                 /* [R][4][F] s_adj, v_adj */
-    T *features_adj;        /* [N][5][F] */
-    double *row_virial;     /* [N][9] */
-    double *sums;           /* [n_chunks][10] energy, virial */
-    double *forces;         /* [n_all][3] */
-    double *atom_virial;    /* [n_all][9] */
-    T *scratch;             /* [N][12 F or 2 H]: dense layers' temporaries */
-    int *bad_row;           /* [2] first row with a bad position or distance, first row with a bad result */
+    T *readout_slope;    /* [N][H] */
+    double *atom_energy; /* [N] */
+    T *adj;              /* [R][4][F] s_adj, v_adj */
+    T *features_adj;     /* [N][5][F] */
+    double *row_virial;  /* [N][9] */
+    double *sums;        /* [n_chunks][10] energy, virial */
+    double *forces;      /* [n_all][3] */
+    double *atom_virial; /* [n_all][9] */
+    T *scratch;          /* [N][12 F or 2 H]: dense layers' temporaries */
+    int *bad_row;        /* [2] first row with a bad position or distance, first row with a bad result */
     device_arena arena, virial_arena;
 
     /* pinned host memory: positions up, results down, halo rows both ways */

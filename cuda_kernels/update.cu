@@ -10,7 +10,8 @@
 #include "dense.cuh"
 #include "silu.cuh"
 
-namespace mlff {
+namespace mlff
+{
 
 __device__ inline float square_root(float x)
 {
@@ -74,8 +75,8 @@ template <typename T> __global__ void apply_kernel(apply_arguments<T> a)
 
 /* y_adj from the adjoints of the outputs */
 template <typename T>
-__global__ void outputs_reverse_kernel(int64_t rows, int F, int last, const T *__restrict__ VU, const T *__restrict__ adj,
-                                       T *y_adj)
+__global__ void outputs_reverse_kernel(int64_t rows, int F, int last, const T *__restrict__ VU,
+                                       const T *__restrict__ adj, T *y_adj)
 {
     const int64_t q = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (q >= rows * F) return;
@@ -143,7 +144,8 @@ template <typename T> mlff_status update_forward(state<T> *s, int l, mlff_error 
     norms_kernel<<<blocks_of(n), 256, 0, s->stream>>>(N, F, s->w.epsilon, t.VU, s->s, in);
     MLFF_TRY(dense_rows(w.dense0, in, 2 * F, h, F, N, DENSE_SILU, t.dense_slope, s->stream, error));
     MLFF_TRY(dense_rows<T>(w.dense1, h, F, y, last ? 2 * F : 3 * F, N, DENSE_STORE, nullptr, s->stream, error));
-    const apply_arguments<T> a = {N, F, last, y, t.VU, s->v_mid, s->s, t.y_sv, t.y_v, last ? nullptr : s->layer[l + 1].v};
+    const apply_arguments<T> a = {N,        F,    last,   y,     t.VU,
+                                  s->v_mid, s->s, t.y_sv, t.y_v, last ? nullptr : s->layer[l + 1].v};
     apply_kernel<<<blocks_of(n), 256, 0, s->stream>>>(a);
     CUDA_TRY_LAUNCH("update");
     return MLFF_OK;

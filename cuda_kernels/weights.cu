@@ -6,7 +6,8 @@
 #include <new>
 #include <vector>
 
-namespace mlff {
+namespace mlff
+{
 
 /* Collects arrays for one transfer; pointers become device pointers when it is known where the piece lies. */
 struct sender {
@@ -63,8 +64,8 @@ template <typename T> static void collect(weights<T> *w, const packed_weights &p
         to->add(&y.filter, p.filter[l], functions * 3 * F);
         if (sizeof(T) == sizeof(float) && message_matrix_fits(p.F, p.K))
             to->add_fragments(&y.fragments, &y.fragment_scale, p.filter[l], p.F, p.K);
-        matrix<T> *all[PACKED_MATRICES] = {&y.context0, &y.context0_T, &y.context1, &y.context1_T, &y.mix, &y.mix_T,
-                                           &y.dense0, &y.dense0_T, &y.dense1, &y.dense1_T};
+        matrix<T> *all[PACKED_MATRICES] = {&y.context0, &y.context0_T, &y.context1, &y.context1_T, &y.mix,
+                                           &y.mix_T,    &y.dense0,     &y.dense0_T, &y.dense1,     &y.dense1_T};
         for (int q = 0; q < PACKED_MATRICES; q++) to->add(all[q], p.matrix[l][q]);
     }
     to->add(&w->readout0, p.readout0);

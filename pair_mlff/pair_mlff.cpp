@@ -102,8 +102,8 @@ void PairMLFF::settings(int narg, char **arg)
     for (int i = 0; i < narg; i += 2) {
         const std::string keyword = arg[i];
         if (keyword != "device" && keyword != "precision" && keyword != "threads")
-            error->all(FLERR, "pair_style mlff: unknown keyword '" + keyword
-                                  + "', expected device, precision or threads");
+            error->all(FLERR,
+                       "pair_style mlff: unknown keyword '" + keyword + "', expected device, precision or threads");
         if (i + 1 == narg) error->all(FLERR, "pair_style mlff: keyword '" + keyword + "' has no value");
         const std::string value = arg[i + 1];
         if (keyword == "device") {
@@ -133,11 +133,11 @@ void PairMLFF::coeff(int narg, char **arg)
     const std::string usage = "expected 'pair_coeff * * MODEL El1 El2 ...' with one element for each atom type";
     if (narg < 3) error->all(FLERR, "pair_coeff of pair style mlff: no model file, " + usage);
     if (std::strcmp(arg[0], "*") || std::strcmp(arg[1], "*"))
-        error->all(FLERR, std::string("pair_coeff of pair style mlff: atom types '") + arg[0] + " " + arg[1] + "', "
-                              + usage);
+        error->all(FLERR,
+                   std::string("pair_coeff of pair style mlff: atom types '") + arg[0] + " " + arg[1] + "', " + usage);
     if (narg != 3 + atom->ntypes)
-        error->all(FLERR, "pair_coeff of pair style mlff: " + std::to_string(narg - 3) + " elements for "
-                              + std::to_string(atom->ntypes) + " atom types, " + usage);
+        error->all(FLERR, "pair_coeff of pair style mlff: " + std::to_string(narg - 3) + " elements for " +
+                              std::to_string(atom->ntypes) + " atom types, " + usage);
 
     const std::string units = update->unit_style;
     if (units != "metal" && units != "real")
@@ -172,8 +172,8 @@ std::string PairMLFF::read_model_bytes(const std::string &path, int &status, std
     errno = 0;
     FILE *file = std::fopen(found.c_str(), "rb");
     if (!file) {
-        message = "model file " + path + ": cannot be opened (" + std::strerror(errno)
-            + "), here or in a folder of LAMMPS_POTENTIALS";
+        message = "model file " + path + ": cannot be opened (" + std::strerror(errno) +
+                  "), here or in a folder of LAMMPS_POTENTIALS";
         return bytes;
     }
     try {
@@ -236,14 +236,14 @@ std::vector<int> PairMLFF::map_elements(const mlff_model *loaded, int narg, char
     for (int i = 3; i < narg; ++i) {
         if (!std::strcmp(arg[i], "NULL")) {
             if (!hybrid)
-                error->all(FLERR, "pair_coeff of pair style mlff: NULL for atom type " + std::to_string(i - 2)
-                                      + ", expected an element (NULL is for pair_style hybrid)");
+                error->all(FLERR, "pair_coeff of pair style mlff: NULL for atom type " + std::to_string(i - 2) +
+                                      ", expected an element (NULL is for pair_style hybrid)");
             continue;
         }
         of_type[i - 2] = index_of(arg[i], info->elements, 0, info->n_elements);
         if (of_type[i - 2] < 0)
-            error->all(FLERR, std::string("model ") + info->name + ": element '" + arg[i] + "' of atom type "
-                                  + std::to_string(i - 2) + " is unknown, expected one of:" + known);
+            error->all(FLERR, std::string("model ") + info->name + ": element '" + arg[i] + "' of atom type " +
+                                  std::to_string(i - 2) + " is unknown, expected one of:" + known);
     }
     return of_type;
 }
@@ -291,9 +291,9 @@ void PairMLFF::make_evaluator()
                   "%lld parameters, cutoff %g A; %s, %s precision, %d thread%s, %.3g kB an atom and %.3g B a neighbour",
                   static_cast<long long>(m->n_parameters), m->cutoff, e->device, e->precision, e->threads,
                   e->threads == 1 ? "" : "s", 1e-3 * e->bytes_per_atom, e->bytes_per_neighbour);
-    utils::logmesg(lmp, std::string("mlff: model ") + m->name + " (" + m->architecture + ", "
-                            + std::to_string(m->features) + " features, " + std::to_string(m->interactions)
-                            + " interactions), elements" + symbols + ", " + numbers + "\n");
+    utils::logmesg(lmp, std::string("mlff: model ") + m->name + " (" + m->architecture + ", " +
+                            std::to_string(m->features) + " features, " + std::to_string(m->interactions) +
+                            " interactions), elements" + symbols + ", " + numbers + "\n");
 }
 
 void PairMLFF::init_style()

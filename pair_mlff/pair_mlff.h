@@ -22,9 +22,11 @@
 struct mlff_model;
 struct mlff_evaluator;
 
-namespace LAMMPS_NS {
+namespace LAMMPS_NS
+{
 
-class PairMLFF : public Pair {
+class PairMLFF : public Pair
+{
  public:
     PairMLFF(class LAMMPS *);
     ~PairMLFF() override;
@@ -67,11 +69,11 @@ class PairMLFF : public Pair {
     } seen;
 
     int64_t capacity_atoms, capacity_virial; /* rows that the arrays below have room for */
-    int32_t *species;                    /* [A] */
-    int32_t *owner;                      /* [A] one rank: owned atom that an atom is an image of */
-    int32_t *relay_row;                  /* [A] several ranks: row of a ghost in halo.relay, or -1 */
-    double *forces;                      /* [A][3] eV/angstrom */
-    double *atom_virial;                 /* [A][9] eV */
+    int32_t *species;                        /* [A] */
+    int32_t *owner;                          /* [A] one rank: owned atom that an atom is an image of */
+    int32_t *relay_row;                      /* [A] several ranks: row of a ghost in halo.relay, or -1 */
+    double *forces;                          /* [A][3] eV/angstrom */
+    double *atom_virial;                     /* [A][9] eV */
 
     /* the library's forward communication; when none is under way, ours sends owners */
     struct {
@@ -79,8 +81,8 @@ class PairMLFF : public Pair {
         char *rows;                 /* of the library, row_bytes each */
         const int32_t *row_of_atom; /* [A] */
         size_t row_bytes;
-        int stride;  /* doubles that carry a row */
-        char *relay; /* rows of ghosts that the library has none for but another rank may want */
+        int stride;             /* doubles that carry a row */
+        char *relay;            /* rows of ghosts that the library has none for but another rank may want */
         int64_t relay_capacity; /* bytes */
     } halo;
     bool reverse_virial; /* of the reverse communication under way: 12 numbers an atom, else 3 */
@@ -100,6 +102,6 @@ class PairMLFF : public Pair {
     void add_results(double energy, const double v[9]);
 };
 
-}    // namespace LAMMPS_NS
+} // namespace LAMMPS_NS
 
 #endif

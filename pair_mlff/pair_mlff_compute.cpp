@@ -45,9 +45,10 @@ void PairMLFF::check_special_bonds()
     if (factor[1] == 1.0 && factor[2] == 1.0 && factor[3] == 1.0) return;
     char factors[96];
     std::snprintf(factors, sizeof factors, "%g %g %g", factor[1], factor[2], factor[3]);
-    error->all(FLERR, std::string("pair style mlff: special_bonds lj factors are ") + factors
-                          + " and there are bonds, expected 1 1 1: the model needs every neighbour. Set "
-                            "'special_bonds lj/coul 1 1 1', or 'pair_modify pair mlff special lj/coul 1 1 1' under hybrid");
+    error->all(FLERR,
+               std::string("pair style mlff: special_bonds lj factors are ") + factors +
+                   " and there are bonds, expected 1 1 1: the model needs every neighbour. Set "
+                   "'special_bonds lj/coul 1 1 1', or 'pair_modify pair mlff special lj/coul 1 1 1' under hybrid");
 }
 
 /* LAMMPS's allocator stops the run with a message where memory is short. Contents are not kept. */
@@ -78,9 +79,9 @@ void PairMLFF::grow_arrays(bool with_virial)
  * is asked too; a type may change between builds (fix atom/swap). Fills species. */
 bool PairMLFF::list_is_new(int nlocal, int nall)
 {
-    bool changed = neighbor->ago == 0 || seen.builds != neighbor->ncalls || seen.list != list
-        || seen.ilist != list->ilist || seen.firstneigh != list->firstneigh || seen.nlocal != nlocal
-        || seen.nall != nall;
+    bool changed = neighbor->ago == 0 || seen.builds != neighbor->ncalls || seen.list != list ||
+                   seen.ilist != list->ilist || seen.firstneigh != list->firstneigh || seen.nlocal != nlocal ||
+                   seen.nall != nall;
     for (int i = 0; i < nall; ++i) {
         const int32_t now = species_of_type[atom->type[i]];
         changed = changed || species[i] != now;
@@ -272,4 +273,3 @@ void PairMLFF::unpack_reverse_comm(int n, int *list_of_atoms, double *buf)
         for (int k = 0; k < 9; ++k) atom_virial[9 * a + k] += buf[m++];
     }
 }
-

@@ -84,8 +84,8 @@ static std::string find_mismatch(void *lmp)
     const auto setting = host_function<int (*)(void *, const char *)>("lammps_extract_setting");
     if (!version || !setting) return "this LAMMPS does not offer its C library interface, so its version is unknown";
     if (version(lmp) != MLFF_LAMMPS_VERSION_NUMBER)
-        return "this LAMMPS is version " + std::to_string(version(lmp)) + ", expected "
-            + std::to_string(MLFF_LAMMPS_VERSION_NUMBER);
+        return "this LAMMPS is version " + std::to_string(version(lmp)) + ", expected " +
+               std::to_string(MLFF_LAMMPS_VERSION_NUMBER);
 
     const struct {
         const char *name;
@@ -93,8 +93,8 @@ static std::string find_mismatch(void *lmp)
     } sizes[] = {{"bigint", sizeof(bigint)}, {"tagint", sizeof(tagint)}, {"imageint", sizeof(imageint)}};
     for (const auto &size : sizes)
         if (setting(lmp, size.name) != size.built_for)
-            return std::string("the ") + size.name + " of this LAMMPS has " + std::to_string(setting(lmp, size.name))
-                + " bytes, expected " + std::to_string(size.built_for);
+            return std::string("the ") + size.name + " of this LAMMPS has " + std::to_string(setting(lmp, size.name)) +
+                   " bytes, expected " + std::to_string(size.built_for);
 
     if (mpi_family_running() != mpi_family_built_for())
         return "this LAMMPS runs with " + mpi_family_running() + ", expected " + mpi_family_built_for();
@@ -118,8 +118,9 @@ void lammpsplugin_init(void *lmp, void *handle, void *regfunc)
 {
     const std::string mismatch = find_mismatch(lmp);
     if (!mismatch.empty()) {
-        const std::string sentence = "pair style mlff is not available: its plugin was built for LAMMPS "
-            MLFF_LAMMPS_VERSION ", and " + mismatch + ". Build the plugin for this LAMMPS";
+        const std::string sentence =
+            "pair style mlff is not available: its plugin was built for LAMMPS " MLFF_LAMMPS_VERSION ", and " +
+            mismatch + ". Build the plugin for this LAMMPS";
         warn(lmp, sentence);
         return;
     }

@@ -64,8 +64,8 @@ typedef struct mlff_model mlff_model;
 MLFF_API mlff_status mlff_model_load(const char *path, mlff_model **model, mlff_error *error);
 
 /* The same from bytes in memory, which may be freed afterwards; `name` stands for the file in messages. */
-MLFF_API mlff_status mlff_model_load_memory(const void *bytes, size_t size, const char *name,
-                                            mlff_model **model, mlff_error *error);
+MLFF_API mlff_status mlff_model_load_memory(const void *bytes, size_t size, const char *name, mlff_model **model,
+                                            mlff_error *error);
 
 MLFF_API void mlff_model_free(mlff_model *model);
 
@@ -113,10 +113,10 @@ typedef struct mlff_evaluator_info {
     const char *device;    /* "cpu (avx512)" */
     const char *precision; /* "double", "single" or "mixed" */
     int threads;
-    int real_bytes;              /* 8 or 4: the type of the rows given to the halo callback */
-    int halo_width;              /* most reals an atom that one halo call carries */
-    double bytes_per_atom;       /* arena, without neighbours */
-    double bytes_per_neighbour;  /* arena, for each neighbour within the cutoff */
+    int real_bytes;             /* 8 or 4: the type of the rows given to the halo callback */
+    int halo_width;             /* most reals an atom that one halo call carries */
+    double bytes_per_atom;      /* arena, without neighbours */
+    double bytes_per_neighbour; /* arena, for each neighbour within the cutoff */
 } mlff_evaluator_info;
 
 /* options NULL: device auto, default precision, all threads. */
@@ -134,12 +134,12 @@ MLFF_API size_t mlff_evaluator_get_memory(const mlff_evaluator *evaluator);
  * owner must stay the same, only positions move. */
 typedef struct mlff_neighbour_list {
     int rebuilt;
-    int32_t n_listed;              /* rows of the list; owned atoms without one get no energy and no force */
-    const int32_t *ilist;          /* [n_listed] owned atoms */
-    const int32_t *numneigh;       /* [A], read at ilist[.] */
-    int32_t *const *firstneigh;    /* [A], read at ilist[.]: neighbours of that atom, in [0, A) after masking */
-    int32_t index_mask;            /* bits of a neighbour that are its index (LAMMPS: NEIGHMASK) */
-    const int32_t *owner;          /* [A] the owned atom that a ghost is an image of, itself for owned atoms;
+    int32_t n_listed;           /* rows of the list; owned atoms without one get no energy and no force */
+    const int32_t *ilist;       /* [n_listed] owned atoms */
+    const int32_t *numneigh;    /* [A], read at ilist[.] */
+    int32_t *const *firstneigh; /* [A], read at ilist[.]: neighbours of that atom, in [0, A) after masking */
+    int32_t index_mask;         /* bits of a neighbour that are its index (LAMMPS: NEIGHMASK) */
+    const int32_t *owner;       /* [A] the owned atom that a ghost is an image of, itself for owned atoms;
                                       NULL when ghosts belong to other ranks: then `halo` is needed */
 } mlff_neighbour_list;
 

@@ -22,7 +22,7 @@ typedef struct halo_rows {
 
 typedef struct backend {
     const char *precision; /* "double" */
-    int real_bytes; /* of the rows that the halo callback sees */
+    int real_bytes;        /* of the rows that the halo callback sees */
 
     mlff_status (*create)(const mlff_model *model, int threads, void **state, mlff_error *error);
     void (*free)(void *state);

@@ -32,8 +32,7 @@ static void unit_cross(const double a[3], const double b[3], double c[3])
 {
     cross(a, b, c);
     const double norm = length(c);
-    for (int d = 0; d < 3; ++d)
-        c[d] /= norm;
+    for (int d = 0; d < 3; ++d) c[d] /= norm;
 }
 
 /* Takes structure k's lattice and says what is wrong with it. */
@@ -74,14 +73,12 @@ static void complete_lattice(box *b)
     if (n_periodic == 3) return;
     if (n_periodic == 0) {
         for (int d = 0; d < 3; ++d) {
-            for (int c = 0; c < 3; ++c)
-                b->lattice[d][c] = c == d;
+            for (int c = 0; c < 3; ++c) b->lattice[d][c] = c == d;
         }
         return;
     }
     int p = 0; /* the periodic one of one, or the open one of two */
-    while (b->periodic[p] != (n_periodic == 1))
-        ++p;
+    while (b->periodic[p] != (n_periodic == 1)) ++p;
     double *v = b->lattice[p], *next = b->lattice[(p + 1) % 3], *last = b->lattice[(p + 2) % 3];
     if (n_periodic == 2) {
         unit_cross(next, last, v);
@@ -100,11 +97,9 @@ static void complete_lattice(box *b)
 static mlff_status invert_lattice(box *b, int32_t k, mlff_error *error)
 {
     double lengths = 1.0;
-    for (int d = 0; d < 3; ++d)
-        lengths *= b->periodic[d] ? length(b->lattice[d]) : 1.0;
+    for (int d = 0; d < 3; ++d) lengths *= b->periodic[d] ? length(b->lattice[d]) : 1.0;
     double normal[3][3];
-    for (int d = 0; d < 3; ++d)
-        cross(b->lattice[(d + 1) % 3], b->lattice[(d + 2) % 3], normal[d]);
+    for (int d = 0; d < 3; ++d) cross(b->lattice[(d + 1) % 3], b->lattice[(d + 2) % 3], normal[d]);
     const double determinant = dot(b->lattice[0], normal[0]);
     b->volume = isnan(determinant) ? 0.0 : fabs(determinant); /* NaN: two parallel vectors could not be completed */
     if (!(b->volume > FLATTEST_CELL * lengths)) {
@@ -114,8 +109,7 @@ static mlff_status invert_lattice(box *b, int32_t k, mlff_error *error)
                          k, b->volume, lengths, FLATTEST_CELL);
     }
     for (int d = 0; d < 3; ++d) {
-        for (int c = 0; c < 3; ++c)
-            b->inverse[c][d] = normal[d][c] / determinant;
+        for (int c = 0; c < 3; ++c) b->inverse[c][d] = normal[d][c] / determinant;
         b->height[d] = b->volume / length(normal[d]);
         if (!(b->height[d] > 0.0) || !isfinite(b->height[d])) {
             return mlff_fail(error, MLFF_ERROR_ARGUMENT,
@@ -150,22 +144,19 @@ double mlff_box_expected_neighbours(const box *b, int32_t n_atoms, double cutoff
 
 void mlff_box_wrap(const box *b, const double x[3], double coordinate[3], double image[3], double wrapped[3])
 {
-    for (int c = 0; c < 3; ++c)
-        wrapped[c] = x[c];
+    for (int c = 0; c < 3; ++c) wrapped[c] = x[c];
     for (int d = 0; d < 3; ++d) {
         coordinate[d] = x[0] * b->inverse[0][d] + x[1] * b->inverse[1][d] + x[2] * b->inverse[2][d];
         image[d] = b->periodic[d] ? floor(coordinate[d]) : 0.0;
         coordinate[d] -= image[d];
-        for (int c = 0; c < 3; ++c)
-            wrapped[c] -= image[d] * b->lattice[d][c];
+        for (int c = 0; c < 3; ++c) wrapped[c] -= image[d] * b->lattice[d][c];
     }
 }
 
 int32_t mlff_box_measure(box *b, int32_t n_atoms, const int32_t *atoms, const double *x, double cutoff)
 {
     double largest = 0.0, vector[3], low[3] = {DBL_MAX, DBL_MAX, DBL_MAX}, high[3] = {-DBL_MAX, -DBL_MAX, -DBL_MAX};
-    for (int d = 0; d < 3; ++d)
-        vector[d] = length(b->lattice[d]);
+    for (int d = 0; d < 3; ++d) vector[d] = length(b->lattice[d]);
     for (int32_t k = 0; k < n_atoms; ++k) {
         const double *position = x + 3 * (int64_t)atoms[k];
         double coordinate[3], image[3], wrapped[3], size = 0.0;
@@ -194,8 +185,7 @@ void mlff_box_choose_bins(box *b, int32_t n_atoms, double cutoff)
 {
     const double reach = cutoff + b->margin;
     double bins[3];
-    for (int d = 0; d < 3; ++d)
-        bins[d] = fmax(1.0, floor(b->height[d] * b->extent[d] / reach));
+    for (int d = 0; d < 3; ++d) bins[d] = fmax(1.0, floor(b->height[d] * b->extent[d] / reach));
     while (bins[0] * bins[1] * bins[2] > fmax(n_atoms, 1.0)) {
         int most = bins[1] > bins[0] ? 1 : 0;
         if (bins[2] > bins[most]) most = 2;

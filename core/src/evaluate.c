@@ -38,8 +38,8 @@ static mlff_status exchange(mlff_evaluator *e, const mlff_halo *halo, halo_kind 
     if (status == MLFF_OK) status = begun;
     int failed = halo->forward(halo->context, h.rows, h.width, b->real_bytes, e->graph.row_of_atom);
     if (failed && status == MLFF_OK)
-        status = mlff_fail(error, MLFF_ERROR_HALO, "the halo exchange of %d values an atom failed with code %d", h.width,
-                           failed);
+        status = mlff_fail(error, MLFF_ERROR_HALO, "the halo exchange of %d values an atom failed with code %d",
+                           h.width, failed);
     LAYER(b->halo_end(e->state, kind, l, error));
     return status;
 }
@@ -83,10 +83,11 @@ static mlff_status check_input(const mlff_input *in, const mlff_output *out, mlf
                          (int)in->n_local, (int)in->n_all);
     if ((in->neighbours != NULL) == (in->structures != NULL))
         return mlff_fail(error, MLFF_ERROR_ARGUMENT, "input: %s, expected exactly one of neighbours and structures",
-                         in->neighbours ? "both neighbours and structures given" : "neither neighbours nor structures given");
+                         in->neighbours ? "both neighbours and structures given"
+                                        : "neither neighbours nor structures given");
     if (in->n_all > 0 && (!in->x || !in->species))
-        return mlff_fail(error, MLFF_ERROR_ARGUMENT, "input: %s is NULL, expected [%d] atoms",
-                         in->x ? "species" : "x", (int)in->n_all);
+        return mlff_fail(error, MLFF_ERROR_ARGUMENT, "input: %s is NULL, expected [%d] atoms", in->x ? "species" : "x",
+                         (int)in->n_all);
     if (in->structures && in->halo)
         return mlff_fail(error, MLFF_ERROR_ARGUMENT, "input: a halo goes with neighbours, not with structures");
     return MLFF_OK;
@@ -106,9 +107,10 @@ static mlff_status update_graph(mlff_evaluator *e, const mlff_input *in, mlff_er
         return MLFF_OK;
     }
     if (in->n_local != e->graph.n_local || in->n_all != e->graph.n_all)
-        return mlff_fail(error, MLFF_ERROR_ARGUMENT,
-                         "neighbour list: %d owned of %d atoms, but %d of %d when it was rebuilt; expected the same numbers",
-                         (int)in->n_local, (int)in->n_all, (int)e->graph.n_local, (int)e->graph.n_all);
+        return mlff_fail(
+            error, MLFF_ERROR_ARGUMENT,
+            "neighbour list: %d owned of %d atoms, but %d of %d when it was rebuilt; expected the same numbers",
+            (int)in->n_local, (int)in->n_all, (int)e->graph.n_local, (int)e->graph.n_all);
     return MLFF_OK;
 }
 
@@ -118,7 +120,8 @@ static mlff_status agree(const mlff_halo *halo, mlff_status status, mlff_error *
     if (!halo || !halo->agree) return status;
     int worst = halo->agree(halo->context, (int)status);
     if (status == MLFF_OK && worst != MLFF_OK)
-        return mlff_fail(error, MLFF_ERROR_ELSEWHERE, "another rank reported: %s", mlff_status_name((mlff_status)worst));
+        return mlff_fail(error, MLFF_ERROR_ELSEWHERE, "another rank reported: %s",
+                         mlff_status_name((mlff_status)worst));
     return status;
 }
 
@@ -148,7 +151,8 @@ static mlff_status check_options(const mlff_options *o, mlff_error *error)
     if (o->device != MLFF_DEVICE_AUTO && o->device != MLFF_DEVICE_CPU && o->device != MLFF_DEVICE_CUDA)
         return mlff_fail(error, MLFF_ERROR_ARGUMENT, "device %d: expected auto, cpu or cuda", (int)o->device);
     if ((int)o->precision < MLFF_PRECISION_DEFAULT || o->precision > MLFF_PRECISION_MIXED)
-        return mlff_fail(error, MLFF_ERROR_ARGUMENT, "precision %d: expected double, single or mixed", (int)o->precision);
+        return mlff_fail(error, MLFF_ERROR_ARGUMENT, "precision %d: expected double, single or mixed",
+                         (int)o->precision);
     if (o->threads < 0 || o->threads > 4096)
         return mlff_fail(error, MLFF_ERROR_ARGUMENT, "threads %d: expected 0 (all) to 4096", o->threads);
     return MLFF_OK;
@@ -169,8 +173,8 @@ mlff_status mlff_evaluator_create(const mlff_model *model, const mlff_options *o
     if (o.precision == MLFF_PRECISION_DEFAULT) o.precision = cuda ? MLFF_PRECISION_SINGLE : MLFF_PRECISION_DOUBLE;
     const backend *b = cuda ? mlff_cuda_backend(o.precision) : mlff_cpu_backend(o.precision);
     if (!b)
-        return mlff_fail(error, MLFF_ERROR_UNSUPPORTED, "precision mixed: not available on the %s; use single or double",
-                         cuda ? "GPU yet" : "CPU");
+        return mlff_fail(error, MLFF_ERROR_UNSUPPORTED,
+                         "precision mixed: not available on the %s; use single or double", cuda ? "GPU yet" : "CPU");
     int threads = o.threads;
 #ifdef _OPENMP
     if (threads == 0) threads = omp_get_max_threads();
@@ -190,8 +194,11 @@ mlff_status mlff_evaluator_create_on(const backend *b, const mlff_model *model, 
         mlff_evaluator_free(e);
         return status;
     }
-    e->info = (mlff_evaluator_info){.device = b->device(e->state), .precision = b->precision, .threads = threads,
-                                    .real_bytes = b->real_bytes, .halo_width = b->halo_width(e->state)};
+    e->info = (mlff_evaluator_info){.device = b->device(e->state),
+                                    .precision = b->precision,
+                                    .threads = threads,
+                                    .real_bytes = b->real_bytes,
+                                    .halo_width = b->halo_width(e->state)};
     b->memory_estimate(e->state, &e->info.bytes_per_atom, &e->info.bytes_per_neighbour);
     *evaluator = e;
     return MLFF_OK;

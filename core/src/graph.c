@@ -125,15 +125,11 @@ void mlff_graph_transpose(mlff_graph *graph)
     graph->version++;
     int64_t *first = graph->incoming_first;
     memset(first, 0, ((size_t)graph->n_rows + 1) * sizeof *first);
-    for (int64_t slot = 0; slot < graph->n_slots; ++slot)
-        ++first[graph->neighbour_row[slot] + 1];
-    for (int32_t row = 0; row < graph->n_rows; ++row)
-        first[row + 1] += first[row];
+    for (int64_t slot = 0; slot < graph->n_slots; ++slot) ++first[graph->neighbour_row[slot] + 1];
+    for (int32_t row = 0; row < graph->n_rows; ++row) first[row + 1] += first[row];
 
-    for (int64_t slot = 0; slot < graph->n_slots; ++slot)
-        graph->incoming[first[graph->neighbour_row[slot]]++] = slot;
-    for (int32_t row = graph->n_rows; row > 0; --row)
-        first[row] = first[row - 1];
+    for (int64_t slot = 0; slot < graph->n_slots; ++slot) graph->incoming[first[graph->neighbour_row[slot]]++] = slot;
+    for (int32_t row = graph->n_rows; row > 0; --row) first[row] = first[row - 1];
     first[0] = 0;
 }
 
@@ -227,8 +223,7 @@ static mlff_status number_owned(mlff_graph *graph, const mlff_input *input, mlff
 {
     const mlff_neighbour_list *list = input->neighbours;
     int32_t *row_of_atom = graph->row_of_atom;
-    for (int32_t atom = 0; atom < input->n_all; ++atom)
-        row_of_atom[atom] = ROW_NONE;
+    for (int32_t atom = 0; atom < input->n_all; ++atom) row_of_atom[atom] = ROW_NONE;
 
     graph->n_owned = 0;
     for (int32_t k = 0; k < list->n_listed; ++k) {
@@ -335,8 +330,7 @@ static mlff_status from_list(mlff_graph *graph, const mlff_input *input, int n_e
         graph->first[row + 1] = graph->first[row] + count;
     }
     MLFF_TRY(number_ghosts(graph, input, error));
-    for (int32_t row = 0; row < graph->n_rows; ++row)
-        graph->species[row] = input->species[graph->atom_of_row[row]];
+    for (int32_t row = 0; row < graph->n_rows; ++row) graph->species[row] = input->species[graph->atom_of_row[row]];
 
     MLFF_TRY(mlff_graph_reserve_slots(graph, graph->first[graph->n_owned], 0, error));
     graph->n_slots = graph->first[graph->n_owned];
@@ -385,13 +379,15 @@ mlff_status mlff_graph_explain_row(const mlff_graph *g, const double *x, int64_t
         const int j = g->neighbour_atom[slot];
         if (!isfinite(d)) {
             const int bad = atom_with_bad_position(x, i, j);
-            return mlff_fail(error, MLFF_ERROR_NUMERICS, "atom index %d: position (%g, %g, %g), expected finite numbers",
-                             bad, x[3 * (size_t)bad], x[3 * (size_t)bad + 1], x[3 * (size_t)bad + 2]);
+            return mlff_fail(error, MLFF_ERROR_NUMERICS,
+                             "atom index %d: position (%g, %g, %g), expected finite numbers", bad, x[3 * (size_t)bad],
+                             x[3 * (size_t)bad + 1], x[3 * (size_t)bad + 2]);
         }
         if (d == 0)
-            return mlff_fail(error, MLFF_ERROR_NUMERICS,
-                             "atom index %d and atom index %d: at the same place (%g, %g, %g), expected a distance above 0",
-                             i, j, centre[0], centre[1], centre[2]);
+            return mlff_fail(
+                error, MLFF_ERROR_NUMERICS,
+                "atom index %d and atom index %d: at the same place (%g, %g, %g), expected a distance above 0", i, j,
+                centre[0], centre[1], centre[2]);
     }
     return mlff_fail(error, MLFF_ERROR_NUMERICS, "atom index %d: its neighbours' distances are not usable", i);
 }

@@ -25,8 +25,7 @@ static display_name shorten(const char *name)
     if (n >= sizeof out.text) {
         n_dots = 3;
         name += n - (sizeof out.text - 1 - n_dots);
-        while (((unsigned char)*name & 0xc0) == 0x80)
-            name++; /* not from within a UTF-8 character */
+        while (((unsigned char)*name & 0xc0) == 0x80) name++; /* not from within a UTF-8 character */
         n = strlen(name);
     }
     memcpy(out.text, "...", n_dots);
@@ -191,8 +190,7 @@ mlff_status mlff_model_load(const char *path, mlff_model **model, mlff_error *er
 void mlff_model_free(mlff_model *model)
 {
     if (!model) return;
-    for (size_t k = 0; model->metadata && k < 2 * (size_t)model->n_metadata; k++)
-        free(model->metadata[k]);
+    for (size_t k = 0; model->metadata && k < 2 * (size_t)model->n_metadata; k++) free(model->metadata[k]);
     free(model->metadata);
     free(model->elements);
     free(model->name);

@@ -147,8 +147,7 @@ static mlff_status match_all(const safetensors_file *file, const struct mlff_mod
     /* names are unique in a file, so there are unexpected tensors exactly if there are more than slots */
     for (size_t t = 0; t < file->n_tensors && file->n_tensors > (size_t)*n_slots; t++) {
         int expected = 0;
-        for (int k = 0; k < *n_slots && !expected; k++)
-            expected = slots[k].tensor == &file->tensors[t];
+        for (int k = 0; k < *n_slots && !expected; k++) expected = slots[k].tensor == &file->tensors[t];
         if (!expected) {
             return mlff_fail(error, MLFF_ERROR_FORMAT,
                              "%s: unexpected tensor '%s', expected only the %d tensors that the metadata call for",

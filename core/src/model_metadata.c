@@ -83,8 +83,7 @@ static mlff_status check_keys(const metadata_reader *r)
     for (size_t m = 0; m < r->file->n_metadata; m++) {
         const char *key = r->file->metadata[m].key;
         int known = !strncmp(key, "info.", 5);
-        for (size_t k = 0; k < n_required_keys && !known; k++)
-            known = !strcmp(key, required_keys[k]);
+        for (size_t k = 0; k < n_required_keys && !known; k++) known = !strcmp(key, required_keys[k]);
         if (!known) {
             return mlff_fail(r->error, MLFF_ERROR_FORMAT,
                              "%s: unknown metadata key '%s', expected the keys of docs/model-file.md or 'info.*'",
@@ -108,19 +107,16 @@ static size_t number_length(const char *text)
     const char *p = text;
     if (*p == '-') p++;
     size_t n_digits = 0;
-    for (; is_digit(*p); p++)
-        n_digits++;
+    for (; is_digit(*p); p++) n_digits++;
     if (*p == '.') {
-        for (p++; is_digit(*p); p++)
-            n_digits++;
+        for (p++; is_digit(*p); p++) n_digits++;
     }
     if (n_digits == 0) return 0;
     if (*p == 'e' || *p == 'E') {
         p++;
         if (*p == '+' || *p == '-') p++;
         if (!is_digit(*p)) return 0;
-        while (is_digit(*p))
-            p++;
+        while (is_digit(*p)) p++;
     }
     return (size_t)(p - text);
 }
@@ -268,8 +264,7 @@ static mlff_status read_energies(const metadata_reader *r, struct mlff_model *mo
     MLFF_TRY(read_element_energies(r, model->info.n_elements, shift, atom_shift));
     model->info.energy_unit = energy_units[unit];
     model->scale /= in_eV[unit];
-    for (int k = 0; k < model->info.n_elements; k++)
-        atom_shift[k] /= in_eV[unit];
+    for (int k = 0; k < model->info.n_elements; k++) atom_shift[k] /= in_eV[unit];
     return MLFF_OK;
 }
 

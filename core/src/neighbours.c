@@ -144,8 +144,7 @@ static size_t place_all(sorted_atoms *a, char *block, size_t n_rows, size_t n_st
     size_t offset = 0;
     a->groups = place(block, &offset, n_structures, sizeof(group));
     a->placed = place(block, &offset, n_rows, sizeof(placed));
-    for (int d = 0; d < 3; ++d)
-        a->wrapped[d] = place(block, &offset, n_rows, sizeof(double));
+    for (int d = 0; d < 3; ++d) a->wrapped[d] = place(block, &offset, n_rows, sizeof(double));
     a->bin_of_row = place(block, &offset, n_rows, sizeof(int32_t));
     a->row_of_position = place(block, &offset, n_rows, sizeof(int32_t));
     a->bin_first = place(block, &offset, n_rows + n_structures, sizeof(int32_t));
@@ -180,8 +179,7 @@ static void sort_group(const group *g, const sorted_atoms *a, const mlff_graph *
     int32_t *first = g->bin_first;
     double coordinate[3], image[3], wrapped[3];
 
-    for (int64_t bin = 0; bin <= n_bins; ++bin)
-        first[bin] = 0;
+    for (int64_t bin = 0; bin <= n_bins; ++bin) first[bin] = 0;
     for (int32_t row = g->first_row; row < end; ++row) {
         mlff_box_wrap(&g->box, x + 3 * (int64_t)graph->atom_of_row[row], coordinate, image, wrapped);
         a->bin_of_row[row] = mlff_box_bin(&g->box, coordinate);
@@ -189,20 +187,16 @@ static void sort_group(const group *g, const sorted_atoms *a, const mlff_graph *
     }
     /* to the end of each bin, then back to its beginning while it fills from behind */
     first[0] += g->first_row;
-    for (int64_t bin = 1; bin <= n_bins; ++bin)
-        first[bin] += first[bin - 1];
-    for (int32_t row = end - 1; row >= g->first_row; --row)
-        a->row_of_position[--first[a->bin_of_row[row]]] = row;
+    for (int64_t bin = 1; bin <= n_bins; ++bin) first[bin] += first[bin - 1];
+    for (int32_t row = end - 1; row >= g->first_row; --row) a->row_of_position[--first[a->bin_of_row[row]]] = row;
 
     for (int32_t k = g->first_row; k < end; ++k) {
         placed *p = &a->placed[k];
         p->row = a->row_of_position[k];
         p->atom = graph->atom_of_row[p->row];
-        for (int c = 0; c < 3; ++c)
-            p->x[c] = x[3 * (int64_t)p->atom + c];
+        for (int c = 0; c < 3; ++c) p->x[c] = x[3 * (int64_t)p->atom + c];
         mlff_box_wrap(&g->box, p->x, coordinate, p->image, wrapped);
-        for (int c = 0; c < 3; ++c)
-            a->wrapped[c][k] = wrapped[c];
+        for (int c = 0; c < 3; ++c) a->wrapped[c][k] = wrapped[c];
     }
 }
 
@@ -240,8 +234,7 @@ static __attribute__((noinline)) void squared_distances(const view *v, int32_t b
 static void cells_between(const view *v, int32_t other, double cells[3])
 {
     const placed *i = &v->atoms->placed[v->self], *j = &v->atoms->placed[other];
-    for (int d = 0; d < 3; ++d)
-        cells[d] = v->cells[d] + (i->image[d] - j->image[d]);
+    for (int d = 0; d < 3; ++d) cells[d] = v->cells[d] + (i->image[d] - j->image[d]);
 }
 
 static void shift_by(const box *b, const double cells[3], double shift[3])
@@ -422,8 +415,7 @@ static void place_group(group *g, const sorted_atoms *a, const mlff_graph *graph
     g->possible = possible * possible;
     mlff_box_choose_bins(&g->box, g->n_rows, cutoff);
     g->visits = g->n_rows;
-    for (int d = 0; d < 3; ++d)
-        g->visits *= 2.0 * (double)g->box.range[d] + 1.0;
+    for (int d = 0; d < 3; ++d) g->visits *= 2.0 * (double)g->box.range[d] + 1.0;
     sort_group(g, a, graph, x);
 }
 
@@ -442,8 +434,7 @@ static mlff_status place_atoms(mlff_graph *graph, const mlff_input *input, sorte
 
     (void)threads;
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (int32_t k = 0; k < n_structures; ++k)
-        place_group(&a->groups[k], a, graph, input->x, cutoff);
+    for (int32_t k = 0; k < n_structures; ++k) place_group(&a->groups[k], a, graph, input->x, cutoff);
     return check_groups(graph, input, a->groups, error);
 }
 
@@ -466,8 +457,7 @@ static mlff_status from_structures(mlff_graph *graph, const mlff_input *input, i
 
     graph->first[0] = 0;
     for_all_atoms(graph, &atoms, cutoff, 0, threads);
-    for (int32_t row = 0; row < graph->n_owned; ++row)
-        graph->first[row + 1] += graph->first[row];
+    for (int32_t row = 0; row < graph->n_owned; ++row) graph->first[row + 1] += graph->first[row];
     MLFF_TRY(mlff_graph_reserve_slots(graph, graph->first[graph->n_owned], 1, error));
     graph->n_slots = graph->first[graph->n_owned];
     for_all_atoms(graph, &atoms, cutoff, 1, threads);

@@ -56,8 +56,7 @@ quoted mlff_quote_shape(const int64_t *shape, int n_dimensions)
 static uint64_t read_u64(const unsigned char *p)
 {
     uint64_t value = 0;
-    for (int k = 7; k >= 0; k--)
-        value = value << 8 | p[k];
+    for (int k = 7; k >= 0; k--) value = value << 8 | p[k];
     return value;
 }
 
@@ -156,8 +155,7 @@ static mlff_status parse_json(const char *text, size_t n, safetensors_file *file
                          (size_t)(nul - text));
     }
     size_t used = n;
-    while (used > 0 && text[used - 1] == ' ')
-        used--;
+    while (used > 0 && text[used - 1] == ' ') used--;
     if (text[used - 1] != '}') {
         return mlff_fail(error, MLFF_ERROR_FORMAT,
                          "%s: header ends with byte 0x%02x, expected '}' and then at most spaces", file->name,

@@ -23,8 +23,9 @@ mlff_status mlff_arena_place(arena *a, const tensor_row *rows, int n_rows, mlff_
     for (int r = 0; r < n_rows; r++) {
         size_t bytes = placed_bytes(&rows[r], &overflow);
         if (overflow || total > SIZE_MAX / 2 - bytes)
-            return mlff_fail(error, MLFF_ERROR_MEMORY, "tensor %s: %zu elements of %zu bytes are more than can be addressed",
-                             rows[r].name, rows[r].count, rows[r].size);
+            return mlff_fail(error, MLFF_ERROR_MEMORY,
+                             "tensor %s: %zu elements of %zu bytes are more than can be addressed", rows[r].name,
+                             rows[r].count, rows[r].size);
         total += bytes;
     }
     if (total > a->bytes) {
@@ -33,7 +34,8 @@ mlff_status mlff_arena_place(arena *a, const tensor_row *rows, int n_rows, mlff_
         *a = (arena){0};
         a->memory = aligned_alloc(ALIGNMENT, wanted / ALIGNMENT * ALIGNMENT + ALIGNMENT);
         if (!a->memory)
-            return mlff_fail(error, MLFF_ERROR_MEMORY, "out of memory: %zu bytes asked for the evaluator's tensors", wanted);
+            return mlff_fail(error, MLFF_ERROR_MEMORY, "out of memory: %zu bytes asked for the evaluator's tensors",
+                             wanted);
         a->bytes = wanted;
         memset(a->memory, 0, total); /* touched once; padding that kernels read holds finite numbers */
     }

@@ -38,8 +38,7 @@ static void require_sound_model(const mlff_model *model)
     for (int k = 0; k < info->n_elements; k++) {
         require(strlen(info->elements[k]) >= 1 && isfinite(model->atom_shift[k]), "elements have symbol and energy");
     }
-    for (int64_t i = 0; i < info->n_parameters; i++)
-        require(isfinite(model->storage[i]), "weights are finite");
+    for (int64_t i = 0; i < info->n_parameters; i++) require(isfinite(model->storage[i]), "weights are finite");
     require(model->embedding && model->readout1.W && model->readout1.n_in == model->readout_features,
             "readout is there");
     for (int l = 0; l < info->interactions; l++) {
@@ -66,8 +65,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         require(memchr(error.message, '\0', sizeof error.message) != NULL, "the message ends");
         require(!strncmp(error.message, "fuzz: ", 6) && !strchr(error.message, '\n'),
                 "the message is a line on the file");
-        for (const char *c = error.message; *c; c++)
-            require(*c >= ' ' && *c <= '~', "the message is plain ASCII");
+        for (const char *c = error.message; *c; c++) require(*c >= ' ' && *c <= '~', "the message is plain ASCII");
     }
     mlff_model_free(model);
     return 0;
@@ -135,8 +133,7 @@ static json_t *other_value(const json_t *value, dice *d)
 static const char *key_at(json_t *object, size_t index)
 {
     void *at = json_object_iter(object);
-    while (index-- > 0)
-        at = json_object_iter_next(object, at);
+    while (index-- > 0) at = json_object_iter_next(object, at);
     return json_object_iter_key(at);
 }
 
@@ -209,8 +206,7 @@ static size_t mutate_json(uint8_t *bytes, size_t header_size, size_t size, size_
         json_decref(header);
         return 0;
     }
-    for (uint32_t k = 0, n = 1 + roll(d, 3); k < n; k++)
-        edit(header, d);
+    for (uint32_t k = 0, n = 1 + roll(d, 3); k < n; k++) edit(header, d);
     size_t data_size = size - 8 - header_size;
     size_t wanted = roll(d, 2) ? lay_out(header, max_size, d) : 0;
     if (wanted == 0) wanted = data_size;
@@ -221,8 +217,7 @@ static size_t mutate_json(uint8_t *bytes, size_t header_size, size_t size, size_
     if (text && 8 + strlen(text) + wanted <= max_size) {
         uint8_t *data = calloc(wanted + 1, 1);
         memcpy(data, bytes + 8 + header_size, data_size < wanted ? data_size : wanted);
-        for (size_t k = data_size; k < wanted; k++)
-            data[k] = k % 4 == 3 ? 0x3f : 0; /* small positive numbers */
+        for (size_t k = data_size; k < wanted; k++) data[k] = k % 4 == 3 ? 0x3f : 0; /* small positive numbers */
         unsigned char *joined = tiny_join(text, strlen(text), data, wanted, &new_size);
         memcpy(bytes, joined, new_size);
         free(joined);
@@ -266,8 +261,7 @@ static size_t mutate_length(uint8_t *bytes, uint64_t n, size_t size, dice *d)
     case 1: n = size - 16 + roll(d, 24); break;
     default: size -= roll(d, 16) % (size - 8);
     }
-    for (int k = 0; k < 8; k++)
-        bytes[k] = (uint8_t)(n >> 8 * k);
+    for (int k = 0; k < 8; k++) bytes[k] = (uint8_t)(n >> 8 * k);
     return size;
 }
 
@@ -295,8 +289,7 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsi
 {
     dice d = {seed * 0x9e3779b97f4a7c15u + 1};
     uint64_t n = 0;
-    for (int k = 7; k >= 0 && size >= 8; k--)
-        n = n << 8 | data[k];
+    for (int k = 7; k >= 0 && size >= 8; k--) n = n << 8 | data[k];
     uint32_t what = roll(&d, 20);
     size_t new_size = 0;
     if (what == 0) new_size = fresh_model(data, max_size, &d);

@@ -46,12 +46,10 @@ static inline void check_graph(const mlff_graph *g)
         assert_in_range(atom, row < g->n_owned ? 0 : g->n_local, (row < g->n_owned ? g->n_local : g->n_all) - 1);
         assert_int_equal(g->row_of_atom[atom], row);
     }
-    for (int32_t row = 0; row < g->n_owned; ++row)
-        assert_in_range(g->structure_of_row[row], 0, g->n_structures - 1);
+    for (int32_t row = 0; row < g->n_owned; ++row) assert_in_range(g->structure_of_row[row], 0, g->n_structures - 1);
     assert_int_equal(g->first[0], 0);
     assert_int_equal(g->first[g->n_owned], g->n_slots);
-    for (int32_t row = 0; row < g->n_owned; ++row)
-        assert_true(g->first[row] <= g->first[row + 1]);
+    for (int32_t row = 0; row < g->n_owned; ++row) assert_true(g->first[row] <= g->first[row + 1]);
     for (int64_t slot = 0; slot < g->n_slots; ++slot) {
         assert_in_range(g->neighbour_row[slot], 0, g->n_rows - 1);
         assert_int_equal(g->row_of_atom[g->neighbour_atom[slot]], g->neighbour_row[slot]);
@@ -148,12 +146,10 @@ static inline void reference_inverse(const double *cell, const int32_t *periodic
             double best[3] = {0.0, 0.0, 0.0}, best_norm = 0.0;
             for (int axis = 0; axis < (pass ? 3 : 1); ++axis) {
                 double v[3];
-                for (int c = 0; c < 3; ++c)
-                    v[c] = pass ? (c == axis) : m[d][c];
+                for (int c = 0; c < 3; ++c) v[c] = pass ? (c == axis) : m[d][c];
                 for (int k = 0; k < n; ++k) {
                     double along = v[0] * basis[k][0] + v[1] * basis[k][1] + v[2] * basis[k][2];
-                    for (int c = 0; c < 3; ++c)
-                        v[c] -= along * basis[k][c];
+                    for (int c = 0; c < 3; ++c) v[c] -= along * basis[k][c];
                 }
                 double norm = sqrt(v[0] * v[0] + v[1] * v[1] + v[2] * v[2]);
                 if (norm <= best_norm) continue;
@@ -177,15 +173,12 @@ static inline void reference_inverse(const double *cell, const int32_t *periodic
             m[d][c] = m[pivot][c];
             m[pivot][c] = swap;
         }
-        for (int c = 5; c >= d; --c)
-            m[d][c] /= m[d][d];
+        for (int c = 5; c >= d; --c) m[d][c] /= m[d][d];
         for (int r = 0; r < 3; ++r) {
-            for (int c = 5; r != d && c >= d; --c)
-                m[r][c] -= m[r][d] * m[d][c];
+            for (int c = 5; r != d && c >= d; --c) m[r][c] -= m[r][d] * m[d][c];
         }
     }
-    for (int d = 0; d < 3; ++d)
-        memcpy(inverse[d], m[d] + 3, sizeof inverse[d]);
+    for (int d = 0; d < 3; ++d) memcpy(inverse[d], m[d] + 3, sizeof inverse[d]);
 }
 
 /* Pairs of one structure's atoms, for atoms `first` .. `end`-1, cell [3][3] and periodic [3]. */
@@ -203,8 +196,7 @@ static inline void add_reference_edges(edges *e, const double *x, const int32_t 
             if (species[i] < 0 || species[j] < 0) continue;
             double r[3];
             int64_t low[3], high[3], t[3];
-            for (int c = 0; c < 3; ++c)
-                r[c] = x[3 * j + c] - x[3 * i + c];
+            for (int c = 0; c < 3; ++c) r[c] = x[3 * j + c] - x[3 * i + c];
             for (int d = 0; d < 3; ++d) {
                 double s = r[0] * inverse[0][d] + r[1] * inverse[1][d] + r[2] * inverse[2][d];
                 low[d] = periodic[d] ? (int64_t)ceil(-s - reach[d] - 1e-6) : 0;
@@ -216,8 +208,7 @@ static inline void add_reference_edges(edges *e, const double *x, const int32_t 
                         double d2 = 0.0;
                         for (int c = 0; c < 3; ++c) {
                             double shift = 0.0;
-                            for (int d = 0; d < 3; ++d)
-                                shift += t[d] ? (double)t[d] * cell[3 * d + c] : 0.0;
+                            for (int d = 0; d < 3; ++d) shift += t[d] ? (double)t[d] * cell[3 * d + c] : 0.0;
                             d2 += (r[c] + shift) * (r[c] + shift);
                         }
                         if (i == j && t[0] == 0 && t[1] == 0 && t[2] == 0) continue;

@@ -124,7 +124,8 @@ int for_every_reference(void (*check)(const reference *r))
 void evaluate_structure(const mlff_model *model, mlff_precision precision, int threads, int32_t n, const double *x,
                         const int32_t *species, const double *cell, const int32_t *periodic, result *out)
 {
-    *out = (result){.n = n, .forces = allocate(3 * (size_t)n, sizeof(double)),
+    *out = (result){.n = n,
+                    .forces = allocate(3 * (size_t)n, sizeof(double)),
                     .atom_energy = allocate((size_t)n, sizeof(double)),
                     .atom_virial = allocate(9 * (size_t)n, sizeof(double))};
     const mlff_options options = {.device = test_device, .precision = precision, .threads = threads};
@@ -132,10 +133,14 @@ void evaluate_structure(const mlff_model *model, mlff_precision precision, int t
     mlff_evaluator *evaluator = NULL;
     if (mlff_evaluator_create(model, &options, &evaluator, &error) != MLFF_OK) fail_msg("%s", error.message);
     const int32_t first_atom[2] = {0, n};
-    const mlff_structures structures = {.n_structures = 1, .first_atom = first_atom, .cell = cell, .periodic = periodic};
+    const mlff_structures structures = {
+        .n_structures = 1, .first_atom = first_atom, .cell = cell, .periodic = periodic};
     const mlff_input input = {.n_local = n, .n_all = n, .x = x, .species = species, .structures = &structures};
-    mlff_output output = {.energy = &out->energy, .atom_energy = out->atom_energy, .forces = out->forces,
-                          .virial = out->virial, .atom_virial = out->atom_virial};
+    mlff_output output = {.energy = &out->energy,
+                          .atom_energy = out->atom_energy,
+                          .forces = out->forces,
+                          .virial = out->virial,
+                          .atom_virial = out->atom_virial};
     if (mlff_evaluate(evaluator, &input, &output, &error) != MLFF_OK) fail_msg("%s", error.message);
     mlff_evaluator_free(evaluator);
 }

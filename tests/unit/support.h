@@ -51,9 +51,9 @@ void evaluate_structure(const mlff_model *model, mlff_precision precision, int t
                         const int32_t *species, const double *cell, const int32_t *periodic, result *out);
 void result_free(result *r);
 
-double largest(const double *a, size_t n);                                   /* max |a| */
-double largest_difference(const double *a, const double *b, size_t n);       /* max |a - b| */
-double rms_difference(const double *a, const double *b, size_t n);           /* sqrt(mean (a - b)^2) */
+double largest(const double *a, size_t n);                             /* max |a| */
+double largest_difference(const double *a, const double *b, size_t n); /* max |a - b| */
+double rms_difference(const double *a, const double *b, size_t n);     /* sqrt(mean (a - b)^2) */
 double rms(const double *a, size_t n);
 
 /* Fails the test, naming `what`, unless value <= bound. */

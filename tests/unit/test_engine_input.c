@@ -90,13 +90,19 @@ static domain make_domain(const reference *r, const int *rank_of, int rank, doub
 static void free_domain(domain *d)
 {
     for (int32_t i = 0; i < d->n_local; i++) free(d->firstneigh[i]);
-    free(d->x), free(d->species), free(d->global), free(d->owner), free(d->numneigh), free(d->firstneigh), free(d->ilist);
+    free(d->x), free(d->species), free(d->global), free(d->owner), free(d->numneigh), free(d->firstneigh),
+        free(d->ilist);
 }
 
 static mlff_neighbour_list list_of(const domain *d, int rebuilt, int fold)
 {
-    return (mlff_neighbour_list){.rebuilt = rebuilt, .n_listed = d->n_local, .ilist = d->ilist, .numneigh = d->numneigh,
-                                 .firstneigh = d->firstneigh, .index_mask = MASK, .owner = fold ? d->owner : NULL};
+    return (mlff_neighbour_list){.rebuilt = rebuilt,
+                                 .n_listed = d->n_local,
+                                 .ilist = d->ilist,
+                                 .numneigh = d->numneigh,
+                                 .firstneigh = d->firstneigh,
+                                 .index_mask = MASK,
+                                 .owner = fold ? d->owner : NULL};
 }
 
 static mlff_evaluator *new_evaluator(const reference *r, mlff_precision precision)
@@ -119,7 +125,8 @@ static void check_folded(const reference *r)
 {
     domain d = make_domain(r, NULL, 0, reach_of(r));
     const mlff_neighbour_list list = list_of(&d, 1, 1);
-    const mlff_input input = {.n_local = d.n_local, .n_all = d.n_all, .x = d.x, .species = d.species, .neighbours = &list};
+    const mlff_input input = {
+        .n_local = d.n_local, .n_all = d.n_all, .x = d.x, .species = d.species, .neighbours = &list};
     double energy, virial[9], *forces = allocate(3 * (size_t)d.n_all * sizeof *forces);
     double *atom_virial = allocate(9 * (size_t)d.n_all * sizeof *atom_virial), total[9] = {0};
     mlff_output output = {.energy = &energy, .forces = forces, .virial = virial, .atom_virial = atom_virial};
@@ -128,13 +135,15 @@ static void check_folded(const reference *r)
     if (mlff_evaluate(e, &input, &output, &error) != MLFF_OK) fail_msg("%s: %s", r->name, error.message);
     const double force = fmax(1e-3, largest(r->forces, 3 * (size_t)r->n));
     assert_at_most(r->name, "energy error, eV", fabs(energy - r->energy), 1e-8 * r->n);
-    assert_at_most(r->name, "relative force error", largest_difference(forces, r->forces, 3 * (size_t)r->n) / force, 1e-9);
+    assert_at_most(r->name, "relative force error", largest_difference(forces, r->forces, 3 * (size_t)r->n) / force,
+                   1e-9);
     assert_at_most(r->name, "relative virial error",
                    largest_difference(virial, r->virial, 9) / fmax(1e-3, largest(r->virial, 9)), 1e-9);
     assert_true(largest(forces + 3 * d.n_local, 3 * (size_t)(d.n_all - d.n_local)) == 0);
     for (int32_t i = 0; i < d.n_all; i++)
         for (int q = 0; q < 9; q++) total[q] += atom_virial[9 * i + q];
-    assert_at_most(r->name, "atom virials' sum", largest_difference(total, virial, 9), 1e-9 * fmax(1, largest(virial, 9)));
+    assert_at_most(r->name, "atom virials' sum", largest_difference(total, virial, 9),
+                   1e-9 * fmax(1, largest(virial, 9)));
     mlff_evaluator_free(e);
     free(forces), free(atom_virial);
     free_domain(&d);
@@ -153,7 +162,8 @@ static void positions_may_move_within_the_skin_between_rebuilds(void **unused)
     reference_load(&r, "gaussian_ev", "triclinic");
     domain d = make_domain(&r, NULL, 0, reach_of(&r));
     mlff_neighbour_list list = list_of(&d, 1, 1);
-    const mlff_input input = {.n_local = d.n_local, .n_all = d.n_all, .x = d.x, .species = d.species, .neighbours = &list};
+    const mlff_input input = {
+        .n_local = d.n_local, .n_all = d.n_all, .x = d.x, .species = d.species, .neighbours = &list};
     double *forces = allocate(3 * (size_t)d.n_all * sizeof *forces);
     mlff_output output = {.forces = forces};
     mlff_evaluator *e = new_evaluator(&r, MLFF_PRECISION_DOUBLE);
@@ -180,7 +190,8 @@ static void a_steady_run_allocates_nothing(void **unused)
     reference_load(&r, "gaussian_ev", "ortho");
     domain d = make_domain(&r, NULL, 0, reach_of(&r));
     mlff_neighbour_list list = list_of(&d, 1, 1);
-    const mlff_input input = {.n_local = d.n_local, .n_all = d.n_all, .x = d.x, .species = d.species, .neighbours = &list};
+    const mlff_input input = {
+        .n_local = d.n_local, .n_all = d.n_all, .x = d.x, .species = d.species, .neighbours = &list};
     double *forces = allocate(3 * (size_t)d.n_all * sizeof *forces);
     mlff_output output = {.forces = forces};
     mlff_evaluator *e = new_evaluator(&r, MLFF_PRECISION_SINGLE);
@@ -294,8 +305,8 @@ static void *run_rank(void *argument)
     domain *d = &w->domain[m->rank];
     const mlff_halo halo = {.context = m, .forward = exchange_rows, .agree = agree_on};
     const mlff_neighbour_list list = list_of(d, 1, 0);
-    const mlff_input input = {.n_local = d->n_local, .n_all = d->n_all, .x = d->x, .species = d->species,
-                              .neighbours = &list, .halo = &halo};
+    const mlff_input input = {
+        .n_local = d->n_local, .n_all = d->n_all, .x = d->x, .species = d->species, .neighbours = &list, .halo = &halo};
     mlff_output output = {.energy = &w->energy[m->rank], .forces = w->forces[m->rank], .virial = w->virial[m->rank]};
     const mlff_options options = {.device = test_device, .precision = w->precision, .threads = 1};
     mlff_evaluator *e = NULL;
@@ -366,8 +377,8 @@ static void check_ranks(const reference *r)
                 assert_at_most(r->name, "relative virial error",
                                largest_difference(virial, r->virial, 9) / fmax(1e-3, largest(r->virial, 9)), 1e-9);
             } else if (rms(r->forces, n) > 1e-6) {
-                assert_at_most(r->name, "RMS relative force error in single", rms_difference(forces, r->forces, n) / rms(r->forces, n),
-                               3e-6);
+                assert_at_most(r->name, "RMS relative force error in single",
+                               rms_difference(forces, r->forces, n) / rms(r->forces, n), 3e-6);
             }
             free(forces);
             close_world(&w);

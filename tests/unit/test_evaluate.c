@@ -82,7 +82,8 @@ static void check_sums(const reference *r)
         for (int q = 0; q < 9; q++) virial[q] += got.atom_virial[9 * i + q];
         for (int a = 0; a < 3; a++) force[a] += got.forces[3 * i + a];
     }
-    assert_at_most(r->name, "energy minus the sum over atoms", fabs(energy - got.energy), 1e-10 * fmax(1, fabs(energy)));
+    assert_at_most(r->name, "energy minus the sum over atoms", fabs(energy - got.energy),
+                   1e-10 * fmax(1, fabs(energy)));
     assert_at_most(r->name, "virial minus the sum over atoms", largest_difference(virial, got.virial, 9),
                    1e-10 * fmax(1, largest(virial, 9)));
     assert_at_most(r->name, "sum of forces", largest(force, 3), 1e-10 * fmax(1, largest(got.forces, 3 * (size_t)r->n)));
@@ -128,7 +129,8 @@ static void check_differences(const reference *r)
             x[q] = r->x[q] + steps[k];
             f[k] = energy_of(r, x, r->cell);
         }
-        assert_at_most(r->name, "force minus central difference, relative", fabs(got.forces[q] + slope(f, h)) / force, 1e-7);
+        assert_at_most(r->name, "force minus central difference, relative", fabs(got.forces[q] + slope(f, h)) / force,
+                       1e-7);
     }
     const double virial = fmax(largest(got.virial, 9), 0.1);
     for (int a = 0; a < 3; a++)

@@ -31,8 +31,7 @@ static void engine_begin(engine *e, int32_t n_local, int32_t n_all)
     e->numneigh = calloc(all ? all : 1, sizeof(int32_t));
     e->owner = calloc(all ? all : 1, sizeof(int32_t));
     e->firstneigh = calloc(all ? all : 1, sizeof(int32_t *));
-    for (int32_t i = 0; i < n_local; ++i)
-        e->ilist[i] = e->owner[i] = i;
+    for (int32_t i = 0; i < n_local; ++i) e->ilist[i] = e->owner[i] = i;
     e->list = (mlff_neighbour_list){1, n_local, e->ilist, e->numneigh, e->firstneigh, MASK, NULL};
     e->input = (mlff_input){.n_local = n_local, .n_all = n_all, .x = e->x, .species = e->species};
     e->halo.forward = never_called;
@@ -40,8 +39,7 @@ static void engine_begin(engine *e, int32_t n_local, int32_t n_all)
 
 static void engine_free(engine *e)
 {
-    for (int32_t i = 0; i < e->input.n_all; ++i)
-        free(e->firstneigh[i]);
+    for (int32_t i = 0; i < e->input.n_all; ++i) free(e->firstneigh[i]);
     free(e->x);
     free(e->species);
     free(e->ilist);
@@ -92,11 +90,9 @@ static void small_engine(engine *e)
     const int32_t lists[4][4] = {{1, 4, 2, -1}, {0, 3, 5, -1}, {0, 6, 3, -1}, {6, 1, 2, -1}};
     engine_begin(e, 4, 7);
     for (int32_t i = 0; i < 4; ++i) {
-        for (int k = 0; lists[i][k] >= 0; ++k)
-            add_neighbour(e, i, lists[i][k]);
+        for (int k = 0; lists[i][k] >= 0; ++k) add_neighbour(e, i, lists[i][k]);
     }
-    for (int32_t i = 0; i < 7; ++i)
-        e->species[i] = i % ELEMENTS;
+    for (int32_t i = 0; i < 7; ++i) e->species[i] = i % ELEMENTS;
 }
 
 static void fold_ghosts(engine *e)
@@ -128,8 +124,7 @@ static void an_image_has_its_owners_row_and_its_own_position(void **state)
     assert_int_equal(g.neighbour_row[1], 3);
     assert_int_equal(g.row_of_atom[4], 3);
     assert_int_equal(g.row_of_atom[6], 1);
-    for (int32_t row = 0; row < 4; ++row)
-        assert_int_equal(g.species[row], row % ELEMENTS);
+    for (int32_t row = 0; row < 4; ++row) assert_int_equal(g.species[row], row % ELEMENTS);
     mlff_graph_free(&g);
     engine_free(&e);
 }
@@ -299,13 +294,11 @@ static void engine_of_cell(engine *e, int32_t n, const double cell[9], double re
     enum { LAYERS = 4 };
     const int32_t cells = (2 * LAYERS + 1) * (2 * LAYERS + 1) * (2 * LAYERS + 1);
     engine_begin(e, n, n * cells);
-    for (int32_t k = 0; k < 3 * n; ++k)
-        e->x[k] = 0.0;
+    for (int32_t k = 0; k < 3 * n; ++k) e->x[k] = 0.0;
     for (int32_t i = 0; i < n; ++i) {
         for (int d = 0; d < 3; ++d) {
             double u = uniform(&seed);
-            for (int c = 0; c < 3; ++c)
-                e->x[3 * i + c] += u * cell[3 * d + c];
+            for (int c = 0; c < 3; ++c) e->x[3 * i + c] += u * cell[3 * d + c];
         }
         e->species[i] = i % 5 == 4 ? -1 : i % ELEMENTS;
     }
@@ -325,8 +318,7 @@ static void engine_of_cell(engine *e, int32_t n, const double cell[9], double re
     for (int32_t i = 0; i < n; ++i) {
         for (int32_t j = 0; j < e->input.n_all; ++j) {
             double d2 = 0.0;
-            for (int c = 0; c < 3; ++c)
-                d2 += (e->x[3 * j + c] - e->x[3 * i + c]) * (e->x[3 * j + c] - e->x[3 * i + c]);
+            for (int c = 0; c < 3; ++c) d2 += (e->x[3 * j + c] - e->x[3 * i + c]) * (e->x[3 * j + c] - e->x[3 * i + c]);
             if (j != i && d2 < reach * reach) add_neighbour(e, i, j);
         }
     }
@@ -418,8 +410,7 @@ static void room_grows_in_few_steps(void **state)
         const size_t before[3] = {g.capacity_atoms, g.capacity_rows, g.capacity_slots};
         engine e;
         engine_begin(&e, n, n);
-        for (int32_t i = 0; i + 1 < n; ++i)
-            add_neighbour(&e, i, i + 1);
+        for (int32_t i = 0; i + 1 < n; ++i) add_neighbour(&e, i, i + 1);
         build_well(&g, &e);
         grown += (g.capacity_atoms > before[0]) + (g.capacity_rows > before[1]) + (g.capacity_slots > before[2]);
         assert_true(g.capacity_atoms >= (size_t)n && g.capacity_rows >= (size_t)n);

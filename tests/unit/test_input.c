@@ -148,7 +148,8 @@ static void a_small_cell_equals_its_replica(void **unused)
                 for (int c = 0; c < shape[2]; c++, copy++)
                     for (size_t i = 0; i < n; i++) {
                         for (int q = 0; q < 3; q++)
-                            x[3 * (copy * n + i) + q] = r.x[3 * i + q] + a * r.cell[q] + b * r.cell[3 + q] + c * r.cell[6 + q];
+                            x[3 * (copy * n + i) + q] =
+                                r.x[3 * i + q] + a * r.cell[q] + b * r.cell[3 + q] + c * r.cell[6 + q];
                         species[copy * n + i] = r.species[i];
                     }
         for (int q = 0; q < 9; q++) cell[q] = r.cell[q] * shape[q / 3];
@@ -157,7 +158,8 @@ static void a_small_cell_equals_its_replica(void **unused)
         evaluate_structure(r.model, MLFF_PRECISION_DOUBLE, 2, r.n * copies, x, species, cell, r.periodic, &large);
         assert_at_most(r.name, "energy an atom", fabs(large.energy / copies - small.energy), 1e-9);
         for (copy = 0; copy < copies; copy++)
-            assert_at_most(r.name, "forces", largest_difference(large.forces + 3 * n * (size_t)copy, small.forces, 3 * n), 1e-9);
+            assert_at_most(r.name, "forces",
+                           largest_difference(large.forces + 3 * n * (size_t)copy, small.forces, 3 * n), 1e-9);
         result_free(&small);
         result_free(&large);
         free(x), free(species);
@@ -256,7 +258,8 @@ static void what_this_build_does_not_have_is_refused_in_words(void **unused)
     mlff_evaluator *e;
     mlff_error error;
     mlff_options options = {.device = MLFF_DEVICE_CPU, .precision = MLFF_PRECISION_MIXED};
-    assert_fails(mlff_evaluator_create(r.model, &options, &e, &error), &error, MLFF_ERROR_UNSUPPORTED, "precision mixed");
+    assert_fails(mlff_evaluator_create(r.model, &options, &e, &error), &error, MLFF_ERROR_UNSUPPORTED,
+                 "precision mixed");
     assert_null(e);
     options = (mlff_options){.threads = -1};
     assert_fails(mlff_evaluator_create(r.model, &options, &e, &error), &error, MLFF_ERROR_ARGUMENT, "threads -1");

@@ -74,8 +74,8 @@ static void prepare_bench(bench *b, const double *x)
     mlff_error error;
     const int32_t first_atom[2] = {0, b->r.n};
     const mlff_structures structures = {.n_structures = 1, .first_atom = first_atom};
-    const mlff_input input = {.n_local = b->r.n, .n_all = b->r.n, .x = x, .species = b->r.species,
-                              .structures = &structures};
+    const mlff_input input = {
+        .n_local = b->r.n, .n_all = b->r.n, .x = x, .species = b->r.species, .structures = &structures};
     const mlff_model_info *info = mlff_model_get_info(b->r.model);
     if (mlff_graph_from_structures(&b->graph, &input, info->n_elements, info->cutoff, 1, &error) != MLFF_OK ||
         double_base()->prepare(b->s, &b->graph, x, 1, 0, &error) != MLFF_OK)
@@ -112,7 +112,8 @@ static void close_bench(bench *b)
 
 static void assert_derivative(const char *what, double reverse, double difference)
 {
-    assert_at_most(what, "reverse minus difference, relative", fabs(reverse - difference) / fmax(1, fabs(difference)), 1e-7);
+    assert_at_most(what, "reverse minus difference, relative", fabs(reverse - difference) / fmax(1, fabs(difference)),
+                   1e-7);
 }
 
 static const double step = 1e-5;
@@ -375,8 +376,7 @@ static double edges_at(bench *b, const double *x, const double *d_adj, const dou
     prepare_bench(b, x);
     double sum = 0;
     for (size_t e = 0; e < b->E; e++)
-        if (b->s->edge_slot[e] >= 0)
-            sum += d_adj[e] * b->s->edge_d[e] + dot(u_adj + 3 * e, b->s->edge_u + 3 * e, 3);
+        if (b->s->edge_slot[e] >= 0) sum += d_adj[e] * b->s->edge_d[e] + dot(u_adj + 3 * e, b->s->edge_u + 3 * e, 3);
     return sum;
 }
 
@@ -439,10 +439,10 @@ static double *forces_on(const backend *b, const reference *r)
     double *forces = malloc(3 * (size_t)r->n * sizeof *forces);
     if (mlff_evaluator_create_on(b, r->model, 2, &evaluator, &error) != MLFF_OK) fail_msg("%s", error.message);
     const int32_t first_atom[2] = {0, r->n};
-    const mlff_structures structures = {.n_structures = 1, .first_atom = first_atom, .cell = r->cell,
-                                        .periodic = r->periodic};
-    const mlff_input input = {.n_local = r->n, .n_all = r->n, .x = r->x, .species = r->species,
-                              .structures = &structures};
+    const mlff_structures structures = {
+        .n_structures = 1, .first_atom = first_atom, .cell = r->cell, .periodic = r->periodic};
+    const mlff_input input = {
+        .n_local = r->n, .n_all = r->n, .x = r->x, .species = r->species, .structures = &structures};
     mlff_output output = {.forces = forces};
     if (mlff_evaluate(evaluator, &input, &output, &error) != MLFF_OK) fail_msg("%s", error.message);
     mlff_evaluator_free(evaluator);

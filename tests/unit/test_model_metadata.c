@@ -259,8 +259,7 @@ static void all_elements_of_the_periodic_table_are_known(void **state)
         "Mc Lv Ts Og";
     enum { n = 118 };
     char energies[2 * n];
-    for (int k = 0; k < n; k++)
-        memcpy(energies + 2 * k, "1 ", 2);
+    for (int k = 0; k < n; k++) memcpy(energies + 2 * k, "1 ", 2);
     energies[2 * n - 1] = '\0';
     tiny_options options = tiny_gaussian;
     options.elements = elements;

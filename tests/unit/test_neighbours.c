@@ -36,10 +36,8 @@ static void batch_add(batch *b, int32_t n, const double *cell, const int32_t *pe
     memcpy(b->periodic + 3 * s, periodic, 3 * sizeof(int32_t));
     for (int32_t i = b->n_atoms; i < b->n_atoms + n; ++i) {
         double u[3];
-        for (int d = 0; d < 3; ++d)
-            u[d] = low + (high - low) * uniform(&seed);
-        for (int c = 0; c < 3; ++c)
-            b->x[3 * i + c] = u[0] * cell[c] + u[1] * cell[3 + c] + u[2] * cell[6 + c];
+        for (int d = 0; d < 3; ++d) u[d] = low + (high - low) * uniform(&seed);
+        for (int c = 0; c < 3; ++c) b->x[3 * i + c] = u[0] * cell[c] + u[1] * cell[3 + c] + u[2] * cell[6 + c];
         b->species[i] = leave_out && i % 7 == 3 ? -1 : i % ELEMENTS;
     }
     b->n_atoms += n;
@@ -93,8 +91,7 @@ static void collect_edges(edges *found, const mlff_graph *g, const batch *b)
                     size = fmax(size, fabs((double)e.cells[d] * cell[3 * d + c]));
                 }
             }
-            for (int c = 0; c < 3; ++c)
-                assert_true(fabs(whole[c] - shift[c]) <= 1e-15 * size * 4);
+            for (int c = 0; c < 3; ++c) assert_true(fabs(whole[c] - shift[c]) <= 1e-15 * size * 4);
             assert_int_equal(g->structure_of_row[g->neighbour_row[slot]], s);
             add_edge(found, e);
         }
@@ -247,8 +244,7 @@ static void lengths_just_below_a_multiple_of_the_cutoff_miss_nothing(void **stat
         batch_begin(&b);
         batch_add(&b, 200, (double[]){a, 0, 0, 0, a, 0, 0, 0, a}, all_periodic, 0, 1, 0, 32);
         for (int32_t i = 0; i < 200; ++i) {
-            for (int c = 0; c < 3; ++c)
-                b.x[3 * i + c] = c == along ? a * i / 200 : 0.0;
+            for (int c = 0; c < 3; ++c) b.x[3 * i + c] = c == along ? a * i / 200 : 0.0;
         }
         check_against_reference(&b, CUTOFF, "line, periodic");
         b.periodic[along] = 0;
@@ -266,8 +262,7 @@ static void a_sparse_gas_and_an_uneven_one_have_every_pair(void **state)
     batch_begin(&b);
     batch_add(&b, 300, wide, all_periodic, 0, 0.02, 0, 6);
     check_against_reference(&b, CUTOFF, "droplet in a corner");
-    for (int32_t i = 0; i < 150; ++i)
-        b.x[3 * i] -= 10.0;
+    for (int32_t i = 0; i < 150; ++i) b.x[3 * i] -= 10.0;
     check_against_reference(&b, CUTOFF, "droplet across a face");
     batch_free(&b);
 }
@@ -342,8 +337,7 @@ static void atoms_at_one_place_are_neighbours_but_none_is_its_own(void **state)
     mlff_graph graph = {0};
     build_well(&graph, &b, CUTOFF, 1);
     assert_int_equal(graph.n_slots, 6);
-    for (int64_t slot = 0; slot < 6; ++slot)
-        assert_int_not_equal(graph.neighbour_row[slot], slot / 2);
+    for (int64_t slot = 0; slot < 6; ++slot) assert_int_not_equal(graph.neighbour_row[slot], slot / 2);
     mlff_graph_free(&graph);
     batch_free(&b);
 }
@@ -358,13 +352,11 @@ static void far_away_molecules_keep_their_neighbours(void **state)
         b.x[k] = round(b.x[k] * 1024.0) / 1024.0; /* so that the move below rounds nothing */
     mlff_graph near = {0}, far = {0};
     build_well(&near, &b, CUTOFF, 1);
-    for (int32_t k = 0; k < 60; ++k)
-        b.x[3 * k] += 0x1p36;
+    for (int32_t k = 0; k < 60; ++k) b.x[3 * k] += 0x1p36;
     build_well(&far, &b, CUTOFF, 1);
     assert_true(near.n_slots > 100);
     assert_int_equal(far.n_slots, near.n_slots);
-    for (int32_t row = 0; row < 60; ++row)
-        assert_int_equal(far.first[row], near.first[row]);
+    for (int32_t row = 0; row < 60; ++row) assert_int_equal(far.first[row], near.first[row]);
     check_against_reference(&b, CUTOFF, "far away");
     mlff_graph_free(&near);
     mlff_graph_free(&far);
@@ -387,8 +379,7 @@ static void batches_of_all_kinds_have_every_pair(void **state)
     batch_add(&b, 40, (double[]){0, 12, 0, 12, 0, 0, 0, 0, 12}, none_periodic, 0, 1, 0, 15);
     batch_add(&b, 0, cube_12, all_periodic, 0, 1, 0, 1);
     check_against_reference(&b, CUTOFF, "batch");
-    for (int32_t i = b.first_atom[1]; i < b.first_atom[3]; ++i)
-        b.species[i] = -1;
+    for (int32_t i = b.first_atom[1]; i < b.first_atom[3]; ++i) b.species[i] = -1;
     check_against_reference(&b, CUTOFF, "batch with structures left out whole");
     batch_free(&b);
 }
@@ -469,8 +460,7 @@ static void a_huge_sparse_box_costs_no_memory(void **state)
     batch_begin(&b);
     batch_add(&b, 50, (double[]){1e10, 0, 0, 0, 1e10, 0, 0, 0, 1e10}, all_periodic, 0, 1, 0, 19);
     batch_add(&b, 50, (double[]){1e11, 0, 0, 0, 1e11, 0, 0, 0, 1e11}, none_periodic, 0, 1, 0, 20);
-    for (int c = 0; c < 3; ++c)
-        b.x[3 * 60 + c] = b.x[3 * 90 + c] + 1.0;
+    for (int c = 0; c < 3; ++c) b.x[3 * 60 + c] = b.x[3 * 90 + c] + 1.0;
     mlff_graph graph = {0};
     build_well(&graph, &b, CUTOFF, 1);
     assert_int_equal(graph.n_slots, 2);

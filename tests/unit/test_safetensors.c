@@ -62,8 +62,7 @@ static void expect_refusal_of_header_length(uint64_t n, const char *part)
     tiny_model *tiny = tiny_make(&tiny_bessel);
     size_t size;
     unsigned char *bytes = tiny_pack(tiny, &size);
-    for (int k = 0; k < 8; k++)
-        bytes[k] = (unsigned char)(n >> 8 * k);
+    for (int k = 0; k < 8; k++) bytes[k] = (unsigned char)(n >> 8 * k);
     expect_refusal_of_bytes(bytes, size, MLFF_ERROR_FORMAT, part);
     free(bytes);
     tiny_free(tiny);
@@ -183,8 +182,7 @@ static void deep_nesting_is_rejected(void **state)
     char *text = malloc(5 * depth + 16);
     for (int kind = 0; kind < 2; kind++) {
         size_t n = (size_t)sprintf(text, "{\"a\":");
-        for (int k = 0; k < depth; k++)
-            n += (size_t)sprintf(text + n, "%s", openers[kind]);
+        for (int k = 0; k < depth; k++) n += (size_t)sprintf(text + n, "%s", openers[kind]);
         strcpy(text + n, "}");
         expect_refusal_of_header(text, "maximum parsing depth reached");
     }

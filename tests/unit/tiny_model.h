@@ -59,8 +59,7 @@ typedef struct tiny_model {
 static inline double tiny_value(const char *name, int64_t i)
 {
     uint32_t hash = 2166136261u;
-    for (; *name; name++)
-        hash = (hash ^ (unsigned char)*name) * 16777619u;
+    for (; *name; name++) hash = (hash ^ (unsigned char)*name) * 16777619u;
     hash = (hash ^ (uint32_t)i) * 2654435761u;
     return (1 + (hash >> 12)) / 1048576.0; /* in (0, 1] */
 }
@@ -77,8 +76,7 @@ static inline void tiny_store(unsigned char *p, int value_size, double value)
         memcpy(&single_bits, &single, 4);
         bits = single_bits;
     }
-    for (int k = 0; k < value_size; k++)
-        p[k] = (unsigned char)(bits >> 8 * k);
+    for (int k = 0; k < value_size; k++) p[k] = (unsigned char)(bits >> 8 * k);
 }
 
 /* columns 0: one dimension */
@@ -115,8 +113,7 @@ static inline void tiny_add_metadata(tiny_model *tiny)
     const tiny_options *o = &tiny->options;
     char sizes[4][16];
     const int values[4] = {o->features, o->interactions, o->radial_functions, o->readout_features};
-    for (int k = 0; k < 4; k++)
-        snprintf(sizes[k], sizeof sizes[k], "%d", values[k]);
+    for (int k = 0; k < 4; k++) snprintf(sizes[k], sizeof sizes[k], "%d", values[k]);
     /* clang-format off */
     const char *const pairs[][2] = {
         {"mlff_format", "1"}, {"architecture", "painn"}, {"features", sizes[0]}, {"interactions", sizes[1]},
@@ -181,8 +178,7 @@ static inline unsigned char *tiny_join(const void *header, size_t n, const void 
 {
     *size = 8 + n + data_size;
     unsigned char *bytes = malloc(*size);
-    for (int k = 0; k < 8; k++)
-        bytes[k] = (unsigned char)((uint64_t)n >> 8 * k);
+    for (int k = 0; k < 8; k++) bytes[k] = (unsigned char)((uint64_t)n >> 8 * k);
     memcpy(bytes + 8, header, n);
     if (data_size) memcpy(bytes + 8 + n, data, data_size);
     return bytes;

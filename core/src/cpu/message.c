@@ -120,8 +120,7 @@ static void reverse_strip(const cpu_state *s, int l, int64_t i, int f, real *edg
             const vec inner = y[0] * v_adj[0] + y[1] * v_adj[1] + y[2] * v_adj[2];
             store(sums, load(sums) + dW[0][q] * (x_s * s_adj) + dW[1][q] * (x_R * along) + dW[2][q] * inner);
             const vec R = W[1][q] * x_R;
-            for (int a = 0; a < 3; a++)
-                store(sums + (1 + a) * LANES, load(sums + (1 + a) * LANES) - R * v_adj[a]);
+            for (int a = 0; a < 3; a++) store(sums + (1 + a) * LANES, load(sums + (1 + a) * LANES) - R * v_adj[a]);
         }
     }
     real *own_adj = s->features_adj + (size_t)i * 5 * F + f;

@@ -40,8 +40,7 @@ mlff_status cpu_readout_reverse(void *state, mlff_error *error)
             for (int q = 0; q < H; q++)
                 h_adj[r * H + q] = scale * s->w.readout1[q] * s->readout_slope[(size_t)(first + r) * H + q];
         dense_rows(&s->w.readout0_T, h_adj, H, s->adj + (size_t)first * 4 * F, 4 * F, rows, 0);
-        for (int64_t r = 0; r < rows; r++)
-            memset(s->adj + (size_t)(first + r) * 4 * F + F, 0, sizeof(real) * 3 * F);
+        for (int64_t r = 0; r < rows; r++) memset(s->adj + (size_t)(first + r) * 4 * F + F, 0, sizeof(real) * 3 * F);
     }
     return MLFF_OK;
 }

@@ -91,7 +91,8 @@ static void reverse_block(cpu_state *s, int l, int64_t first, int64_t rows)
     const int F = s->w.F, last = l == s->w.L - 1, y_width = last ? 2 * F : 3 * F;
     const layer_weights *w = &s->w.layer[l];
     const layer_tensors *t = &s->layer[l];
-    real *in_adj = thread_scratch(s), *h_adj = in_adj + (size_t)ROW_BLOCK * 2 * F, *y_adj = h_adj + (size_t)ROW_BLOCK * F,
+    real *in_adj = thread_scratch(s), *h_adj = in_adj + (size_t)ROW_BLOCK * 2 * F,
+         *y_adj = h_adj + (size_t)ROW_BLOCK * F,
          *VU_adj = y_adj + (size_t)ROW_BLOCK * 3 * F; /* [rows][2F], [F], [3F], [6F] */
     const real *VU = t->VU + (size_t)first * 6 * F;
     for (int64_t r = 0; r < rows; r++) {

@@ -5,9 +5,9 @@
 static size_t scratch_reals(const cpu_state *s)
 {
     const size_t F = (size_t)s->w.F, H = (size_t)s->w.H, elements = (size_t)s->w.n_elements;
-    size_t most = ROW_BLOCK * (F > H ? 12 * F : 12 * H);                           /* update */
-    const size_t coefficients = elements * ((size_t)s->w.K + 1) * 4 + elements;    /* first message */
-    const size_t edge_sums = (size_t)s->max_row_edges * 4 * LANES;                 /* message, reverse */
+    size_t most = ROW_BLOCK * (F > H ? 12 * F : 12 * H);                        /* update */
+    const size_t coefficients = elements * ((size_t)s->w.K + 1) * 4 + elements; /* first message */
+    const size_t edge_sums = (size_t)s->max_row_edges * 4 * LANES;              /* message, reverse */
     if (coefficients > most) most = coefficients;
     if (edge_sums > most) most = edge_sums;
     return (most + 63) / 64 * 64;

@@ -88,7 +88,7 @@ typedef struct matrix {
 } matrix;
 
 typedef struct layer_weights {
-    real *filter; /* [F/LANES][K+1][3][LANES] (s, R, v); function K is the bias */
+    real *filter;                                      /* [F/LANES][K+1][3][LANES] (s, R, v); function K is the bias */
     matrix context0, context0_T, context1, context1_T; /* F -> F, F -> 3F (s, R, v); _T: the transposes */
     matrix mix, mix_T;                                 /* F -> 2F (V, U), bias only with vector_bias */
     matrix dense0, dense0_T;                           /* 2F (s, n) -> F */
@@ -152,8 +152,8 @@ typedef struct cpu_state {
     int64_t *slot_edge;    /* [n_slots] the slot's edge, -1 beyond the cutoff */
     double *slot_gradient; /* [n_slots][3] dE/d(x_j - x_i), eV/angstrom; 0 beyond the cutoff */
 
-    real *s;           /* [N][F] */
-    real *v_mid;       /* [N][3][F] v between message and update */
+    real *s;     /* [N][F] */
+    real *v_mid; /* [N][3][F] v between message and update */
     layer_tensors layer[MLFF_MAX_INTERACTIONS];
     real *readout_slope; /* [N][H] */
     double *atom_energy; /* [N] eV */
@@ -189,7 +189,8 @@ mlff_status cpu_weights_create(cpu_weights *w, const mlff_model *model, mlff_err
 void cpu_weights_free(cpu_weights *w);
 
 /* Y[r][0..n_out) (+)= X[r][0..n_in) M + b for `rows` rows, strides in reals. The bias is added only without accumulate. */
-void dense_rows(const matrix *m, const real *X, size_t x_stride, real *Y, size_t y_stride, int64_t rows, int accumulate);
+void dense_rows(const matrix *m, const real *X, size_t x_stride, real *Y, size_t y_stride, int64_t rows,
+                int accumulate);
 
 /* Edges within the cutoff with d, u, phi and dphi. Fails on non-finite positions and on atoms at the same place. */
 mlff_status cpu_radial_forward(cpu_state *state, const double *x, mlff_error *error);

@@ -136,11 +136,20 @@ static void fill_layer(layer_weights *y, const mlff_model *model, int l, int F, 
 mlff_status cpu_weights_create(cpu_weights *w, const mlff_model *model, mlff_error *error)
 {
     const mlff_model_info *info = &model->info;
-    *w = (cpu_weights){.F = padded(info->features), .K = info->radial_functions, .L = info->interactions,
-                       .H = padded(model->readout_features), .n_elements = info->n_elements, .radial = model->radial,
-                       .cutoff = info->cutoff, .offset = model->offset, .width = model->width,
-                       .frequency = model->frequency, .epsilon = (real)info->epsilon, .scale = model->scale,
-                       .atom_shift = model->atom_shift, .readout1_bias = model->readout1.b[0]};
+    *w = (cpu_weights){.F = padded(info->features),
+                       .K = info->radial_functions,
+                       .L = info->interactions,
+                       .H = padded(model->readout_features),
+                       .n_elements = info->n_elements,
+                       .radial = model->radial,
+                       .cutoff = info->cutoff,
+                       .offset = model->offset,
+                       .width = model->width,
+                       .frequency = model->frequency,
+                       .epsilon = (real)info->epsilon,
+                       .scale = model->scale,
+                       .atom_shift = model->atom_shift,
+                       .readout1_bias = model->readout1.b[0]};
     placing p = {0};
     place_all(w, &p, info->vector_bias);
     w->storage_bytes = p.used * sizeof(real);
