@@ -100,7 +100,7 @@ typedef enum mlff_precision {
     MLFF_PRECISION_DEFAULT = 0, /* double on the CPU, single on the GPU */
     MLFF_PRECISION_DOUBLE,
     MLFF_PRECISION_SINGLE,
-    MLFF_PRECISION_MIXED /* half-precision storage, single sums; GPU only */
+    MLFF_PRECISION_MIXED /* half-precision storage, single sums; for GPUs, refused until it exists */
 } mlff_precision;
 
 typedef struct mlff_options {
@@ -124,7 +124,7 @@ MLFF_API mlff_status mlff_evaluator_create(const mlff_model *model, const mlff_o
                                            mlff_evaluator **evaluator, mlff_error *error);
 MLFF_API void mlff_evaluator_free(mlff_evaluator *evaluator);
 MLFF_API const mlff_evaluator_info *mlff_evaluator_get_info(const mlff_evaluator *evaluator);
-/* Bytes of the arena that the evaluator holds now. */
+/* Bytes that the evaluator holds now: weights, tensors, neighbours. */
 MLFF_API size_t mlff_evaluator_get_memory(const mlff_evaluator *evaluator);
 
 /* ------------------------------------------------------------------------------------ one evaluation */

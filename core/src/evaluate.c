@@ -219,7 +219,5 @@ const mlff_evaluator_info *mlff_evaluator_get_info(const mlff_evaluator *e)
 
 size_t mlff_evaluator_get_memory(const mlff_evaluator *e)
 {
-    const mlff_graph *g = &e->graph;
-    return e->backend->memory(e->state) + g->capacity_atoms * 4 + g->capacity_rows * 24 + g->capacity_slots * 16 +
-           g->capacity_shift * 24;
+    return e->backend->memory(e->state) + mlff_graph_memory(&e->graph);
 }

@@ -32,6 +32,13 @@ void mlff_graph_free(mlff_graph *graph)
     memset(graph, 0, sizeof *graph);
 }
 
+size_t mlff_graph_memory(const mlff_graph *graph)
+{
+    const size_t row = 3 * sizeof(int32_t) + 2 * sizeof(int64_t), slot = 2 * sizeof(int32_t) + sizeof(int64_t);
+    return graph->capacity_atoms * sizeof(int32_t) + graph->capacity_rows * row + graph->capacity_slots * slot +
+           graph->capacity_shift * 3 * sizeof(double) + graph->capacity_scratch;
+}
+
 /* ------------------------------------------------------------------------------------------ room */
 
 static mlff_status no_room(mlff_error *error, size_t count, size_t size, const char *what)

@@ -47,6 +47,9 @@ typedef struct mlff_graph {
 
 void mlff_graph_free(mlff_graph *graph);
 
+/* Bytes that the arrays take. */
+size_t mlff_graph_memory(const mlff_graph *graph);
+
 /* Both makers include the transpose. A graph begins as zeros and may be made again, also after a failure, which
  * leaves it empty. */
 

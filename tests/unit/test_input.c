@@ -229,7 +229,7 @@ static void atoms_at_the_same_place_and_bad_numbers_are_refused_by_atom(void **u
     reference_free(&r);
 }
 
-static void an_energy_that_overflows_is_refused(void **unused)
+static void atoms_too_near_for_single_precision_are_refused_or_finite(void **unused)
 {
     (void)unused;
     reference r;
@@ -311,7 +311,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(coordinates_far_from_the_origin_cost_no_precision_in_single),
         cmocka_unit_test(many_neighbours_are_all_counted),
         cmocka_unit_test(atoms_at_the_same_place_and_bad_numbers_are_refused_by_atom),
-        cmocka_unit_test(an_energy_that_overflows_is_refused),
+        cmocka_unit_test(atoms_too_near_for_single_precision_are_refused_or_finite),
         cmocka_unit_test(what_this_build_does_not_have_is_refused_in_words),
         cmocka_unit_test(inputs_that_contradict_themselves_are_refused),
     };
