@@ -55,6 +55,12 @@ def test_system_call_is_refused_and_not_executed(tmp_path, vocabulary, protocol,
     assert not trace.exists()
 
 
+def test_a_file_for_the_other_converter_is_told_so(tmp_path):
+    content = b"cschnetpack.model.base\nNeuralNetworkPotential\n."
+    with pytest.raises(ConversionError, match="is it a file for 'mlff-convert schnetpack'"):
+        archive.load(zip_with(tmp_path / "best_model", content), dtu.VOCABULARY)
+
+
 @pytest.mark.parametrize("name", ["eval", "exec", "vars", "__import__", "open", "compile", "setattr", "type"])
 def test_builtins_are_refused_by_name(tmp_path, vocabulary, name):
     trace = tmp_path / "executed"

@@ -236,9 +236,11 @@ class RestrictedUnpickler(pickle.Unpickler):
                 return _record_class(path)
             if name in self.names:
                 return Name(path)
+        mistaken = path.startswith("schnetpack.") and "schnetpack" not in self.packages
+        hint = "; is it a file for 'mlff-convert schnetpack'?" if mistaken else ""
         raise ConversionError(
             f"the checkpoint's pickle names '{path}', which is not among the classes that the converter reads as data; "
-            "nothing was executed"
+            f"nothing was executed{hint}"
         )
 
     def persistent_load(self, identifier: Any) -> Any:
