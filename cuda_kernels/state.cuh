@@ -5,7 +5,7 @@
  * What the CUDA backend keeps on the device. The layers mirror core/src/cpu name for name; the mathematics is in
  * docs/equations.md.
  *
- * Legend   N owned rows, R all rows, F features (padded to 16), K radial functions, L interactions, H readout features.
+ * Legend   T stored, real<T> computed; N owned rows, R all rows, F features (padded to 16), K radial functions, L interactions, H readout features.
  * Edges    row i's edges within the cutoff stand at first[i] .. first[i] + count[i] - 1, in the place of its candidates:
  *          no scan and no transfer to the host between positions and forces.
  * Order    every sum has a fixed order: no float atomics, the same bits on every run.
@@ -20,6 +20,7 @@ extern "C" {
 #include "workspace.h"
 }
 
+#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 namespace mlff
@@ -28,6 +29,21 @@ namespace mlff
 constexpr int FEATURE_PAD = 16;
 constexpr int MAX_FEATURES = 256; /* a thread a feature, 256 threads a block */
 constexpr int MAX_FUNCTIONS = 65; /* K + 1: filter weights of a thread stay in registers */
+
+/* T is what tensors are stored in: double, float, or half in precision mixed. real<T> is what is computed in: half is widened
+ * to float as it is read and rounded as it is stored. Weights, edges, s and edge adjoints are real<T>. */
+template <typename T> struct real_of {
+    typedef T type;
+};
+template <> struct real_of<__half> {
+    typedef float type;
+};
+template <typename T> using real = typename real_of<T>::type;
+
+/* Adjoints of stored tensors are multiplied by this, so that half keeps small ones (its smallest normal number is 6e-5);
+ * the adjoints of edges are free of it. */
+template <typename T> constexpr real<T> adjoint_scale = 1;
+template <> constexpr float adjoint_scale<__half> = 256;
 
 inline int padded(int features)
 {
@@ -105,7 +121,8 @@ template <typename T> struct layer_tensors {
     T *y_sv, *y_v;    /* [N][F] */
 };
 
-/* Part of a structure, summed by one block: no chunk crosses structures. */
+/* Part of a structure, at most CHUNK_ROWS rows, summed by one block: no chunk crosses structures. */
+enum { CHUNK_ROWS = 4096 };
 struct chunk {
     int32_t structure, begin, end;
 };
@@ -119,7 +136,7 @@ template <typename T> struct state {
     const mlff_model *model;
     cudaStream_t stream;
     char device_name[300];
-    weights<T> w;
+    weights<real<T>> w;
 
     const mlff_graph *graph; /* host */
     uint64_t graph_version;
@@ -139,15 +156,16 @@ template <typename T> struct state {
     device_arena graph_arena;
 
     /* one evaluation */
-    double *x;                 /* [n_all][3] */
-    int32_t *count;            /* [N] edges of a row */
-    edge<T> *edges;            /* [n_slots] */
-    int32_t *edge_row;         /* [n_slots] */
-    int64_t *edge_slot;        /* [n_slots] */
-    edge_adjoint<T> *edge_adj; /* [n_slots] */
-    double *slot_gradient;     /* [n_slots][3] eV/angstrom */
-    double *slot_virial;       /* [n_slots][9] eV; only for per-atom virials */
-    T *s, *v_mid;              /* [N][F], [N][3][F] */
+    double *x;                       /* [n_all][3] */
+    int32_t *count;                  /* [N] edges of a row */
+    edge<real<T>> *edges;            /* [n_slots] */
+    int32_t *edge_row;               /* [n_slots] */
+    int64_t *edge_slot;              /* [n_slots] */
+    edge_adjoint<real<T>> *edge_adj; /* [n_slots] */
+    double *slot_gradient;           /* [n_slots][3] eV/angstrom */
+    double *slot_virial;             /* [n_slots][9] eV; only for per-atom virials */
+    real<T> *s;                      /* [N][F] */
+    T *v_mid;                        /* [N][3][F] */
     layer_tensors<T> layer[MLFF_MAX_INTERACTIONS];
     T *readout_slope;    /* [N][H] */
     double *atom_energy; /* [N] */
@@ -167,6 +185,13 @@ template <typename T> struct state {
     void *halo_host;
     size_t halo_bytes;
 };
+
+/* Copies a graph to the device; its arrays may change once this returns. */
+template <typename T> mlff_status send_graph(state<T> *s, const mlff_graph *g, mlff_error *error);
+
+/* As in the table of functions (backend.h). */
+template <typename T> mlff_status halo_begin(state<T> *s, halo_kind kind, int l, halo_rows *rows, mlff_error *error);
+template <typename T> mlff_status halo_end(state<T> *s, halo_kind kind, int l, mlff_error *error);
 
 template <typename T> mlff_status weights_create(weights<T> *w, const mlff_model *model, mlff_error *error);
 template <typename T> void weights_free(weights<T> *w);
