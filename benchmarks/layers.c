@@ -2,7 +2,7 @@
 /*
  * Time of every layer of a backend alone, ns an atom: where one evaluation's time goes.
  *
- *   layers MODEL [cpu|cuda] [single|double] [atoms a side, default 20] [threads]
+ *   layers MODEL [cpu|cuda] [single|double|mixed] [atoms a side, default 20] [threads]
  *
  * The structure is a shaken simple cubic grid of 0.1 atoms/A^3 (53 neighbours within 5 A), periodic.
  */
@@ -106,22 +106,31 @@ static void time_layers(bench *b, int L)
     free(forces);
 }
 
+static mlff_precision precision_of(const char *word)
+{
+    if (strcmp(word, "double") == 0) return MLFF_PRECISION_DOUBLE;
+    if (strcmp(word, "single") == 0) return MLFF_PRECISION_SINGLE;
+    if (strcmp(word, "mixed") == 0) return MLFF_PRECISION_MIXED;
+    fprintf(stderr, "precision '%s', expected single, double or mixed\n", word);
+    exit(2);
+}
+
 int main(int argc, char **argv)
 {
     if (argc < 2) {
-        fprintf(stderr, "usage: %s MODEL [cpu|cuda] [single|double] [atoms a side] [threads]\n", argv[0]);
+        fprintf(stderr, "usage: %s MODEL [cpu|cuda] [single|double|mixed] [atoms a side] [threads]\n", argv[0]);
         return 2;
     }
     bench b = {.cuda = argc > 2 && strcmp(argv[2], "cuda") == 0};
-    const mlff_precision precision =
-        argc > 3 && strcmp(argv[3], "double") == 0 ? MLFF_PRECISION_DOUBLE : MLFF_PRECISION_SINGLE;
+    const mlff_precision precision = precision_of(argc > 3 ? argv[3] : "single");
     const int side = argc > 4 ? atoi(argv[4]) : 20, threads = argc > 5 ? atoi(argv[5]) : 1;
     mlff_error error;
     mlff_model *model;
     stop_on(mlff_model_load(argv[1], &model, &error), &error);
     b.b = b.cuda ? mlff_cuda_backend(precision) : mlff_cpu_backend(precision);
     if (!b.b) {
-        fprintf(stderr, "this build has no such backend\n");
+        fprintf(stderr, "this build has no %s backend in precision %s\n", b.cuda ? "cuda" : "cpu",
+                argc > 3 ? argv[3] : "single");
         return 1;
     }
     stop_on(b.b->create(model, threads, &b.state, &error), &error);
