@@ -42,6 +42,7 @@ from mlff.model_file import ModelFile  # noqa: E402
 SECTIONS = ("steps", "sizes", "batches", "lammps", "layers")
 BATCHES = (1, 2, 4, 8, 16, 256)
 LAMMPS_ATOMS = (9, 512, 1000, 10648, 110592, 1000000)
+DOUBLE_ATOMS = 20_000  # of LAMMPS runs in double, which is for validation
 REFERENCE_ATOMS = 3000  # up to here PyTorch in double is the reference, beyond it mlff in double
 
 
@@ -56,7 +57,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batches", type=numbers, help=f"default {','.join(map(str, BATCHES))}")
     parser.add_argument("--lammps-atoms", type=numbers, help=f"default {','.join(map(str, LAMMPS_ATOMS))}")
     parser.add_argument("--quick", action="store_true", help="a smoke run: few sizes, few samples")
-    parser.add_argument("--seconds", type=float, help="of samples for each figure (default 0.7, quick 0.1)")
+    parser.add_argument("--seconds", type=float, help="of samples for each figure (default 0.4, quick 0.1)")
     parser.add_argument("--threads", type=int, default=0, help="of the CPU (default: all)")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--lmp", default=shutil.which("lmp"), help="LAMMPS (default: the one on the path)")
@@ -77,7 +78,7 @@ def arguments() -> argparse.Namespace:
     options.batches = options.batches or ([1, 16] if quick else list(BATCHES))
     options.lammps_atoms = options.lammps_atoms or (
         [9, 512] if quick and small else [9, 10648] if quick else [9, 512, 1000] if small else list(LAMMPS_ATOMS))
-    options.seconds = options.seconds or (0.1 if quick else 0.7)
+    options.seconds = options.seconds or (0.1 if quick else 0.4)
     options.layers_side = options.layers_side or (12 if small else 48)
     return options
 
@@ -161,6 +162,8 @@ class Comparison:
         problem = self.problem(found)
         wanted, name = self.wanted(problem)
         rows = []
+        if self.options.device == "cuda":
+            torch.cuda.empty_cache()
         for candidate in self.candidates + self.for_this_size(problem):
             row = measure.row_of(candidate, problem, self.options.seconds, wanted) | {"reference": name}
             rows.append(row)
@@ -192,7 +195,7 @@ class Comparison:
                 row = {"candidate": candidate.name, "atoms": problem.atoms, "late_step": late, "outcome": "measured"}
                 try:
                     (candidate.open_again if k else candidate.open)(problem)
-                    count = late if k == 0 else 20
+                    count = late if k == 0 else 4
                     times = [measure.timed(candidate.step) for _ in range(count)]
                     row |= {"first_s": times[:3], "late_step": count, "late_s": times[-1]}
                 except candidates.Refused as refusal:
@@ -209,7 +212,7 @@ class Comparison:
 
     def batches(self) -> list[dict]:
         return [row for k in self.options.batches for row in self.rows([systems.molecule(9)] * k)
-                if row["outcome"] != "a list is for one structure"]
+                if row["candidate"] not in [f"mlff {p}" for p in candidates.PRECISIONS]]  # a list is for one structure
 
     def evaluation(self, atoms: int, precision: str) -> float | None:
         """The evaluation alone at that size: from the sizes measured before, or measured now."""
@@ -230,12 +233,12 @@ class Comparison:
         for precision in candidates.PRECISIONS:
             for neigh in ("host", "device"):
                 for atoms in o.lammps_atoms:
-                    if precision == "double" and atoms > 200_000:
-                        continue  # double is for validation
+                    if precision == "double" and atoms > DOUBLE_ATOMS:
+                        continue
                     alone = self.evaluation(atoms, precision)
-                    steps = int(np.clip(2.0 * o.seconds / (alone or 1.0), 20, 5000)) // lammps_step.REBUILD
+                    steps = int(np.clip(2.0 * o.seconds / (alone or 1.0) / lammps_step.REBUILD, 1, 250))
                     row = lammps_step.run(o.lmp, plugin, self.path, self.model.elements, o.device, precision, neigh,
-                                          atoms, steps * lammps_step.REBUILD)
+                                          atoms, steps * lammps_step.REBUILD, o.threads)
                     rows.append(row | {"evaluation_s": alone})
                     report.say(rows[-1])
                     if row["outcome"] != "measured":

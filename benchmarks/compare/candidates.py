@@ -28,6 +28,13 @@ class Refused(Exception):
     """The sentence stands in the table instead of a figure."""
 
 
+def refusal(error: RuntimeError) -> Refused:
+    """PyTorch's failures: out of memory, or the first line of what its compiler said."""
+    if isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in str(error):
+        return Refused("out of memory")
+    return Refused((str(error).strip().splitlines() or [type(error).__name__])[0])
+
+
 @dataclass
 class Result:
     energy: np.ndarray  # [S] eV, element energies included
@@ -62,6 +69,8 @@ class Mlff:
     def open(self, problem: Problem) -> None:
         if self.neighbours == "list" and problem.lists is None:
             raise Refused("a list is for one structure")
+        if self.device == "cuda":
+            torch.cuda.empty_cache()  # what PyTorch keeps back is mlff's to take
         try:
             self.evaluator = _library.Evaluator(self.model, self.device, self.precision, self.threads)
         except MlffError as error:
@@ -159,8 +168,8 @@ class Torch:
             self.before = torch.cuda.memory_allocated()
         try:
             self._lay_out(problem)
-        except torch.cuda.OutOfMemoryError:
-            raise Refused("out of memory") from None
+        except RuntimeError as error:
+            raise refusal(error) from None
 
     open_again = open
 
@@ -205,8 +214,8 @@ class Torch:
                 self._evaluate()
             if self.device == "cuda":
                 torch.cuda.synchronize()
-        except torch.cuda.OutOfMemoryError:
-            raise Refused("out of memory") from None
+        except RuntimeError as error:
+            raise refusal(error) from None
 
     def result(self) -> Result:
         energy, forces, virial = (t.double().cpu().numpy() for t in self.out)
@@ -287,8 +296,8 @@ def all_candidates(model: _library.Model, file: ModelFile, device: str, threads:
         try:
             other = SchNetPack(file).to(device).eval().requires_grad_(False)
             kinds.append(("SchNetPack eager", other))
-        except (ImportError, Refused) as error:
-            missing.append(f"SchNetPack's own module is not in this table: {error}")
+        except Exception as error:  # releases of SchNetPack and PyTorch that do not go together fail in many ways
+            missing.append(f"SchNetPack's own module is not in this table: {str(error).strip()}")
     for name, net in kinds:
         for tf32 in (False, True) if device == "cuda" else (False,):
             words = name + (", TF32" if tf32 else "")

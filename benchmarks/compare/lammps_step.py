@@ -2,6 +2,7 @@
 """A step of LAMMPS end to end: its own clock, the pair style's part of it, and the evaluation's."""
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import tempfile
@@ -27,7 +28,7 @@ thermo 1000000
 velocity all create 300.0 1
 fix 1 all nve
 run {warm}
-run {steps}
+run {steps} pre no
 """
 
 
@@ -61,7 +62,7 @@ def parse(text: str) -> dict:
 
 
 def run(lmp: str, plugin: str, model: str, elements: tuple[str, ...], device: str, precision: str, neigh: str,
-        atoms: int, steps: int) -> dict:
+        atoms: int, steps: int, threads: int) -> dict:
     row = {"atoms": atoms, "precision": precision, "neigh": neigh, "outcome": "measured"}
     elements = elements[:2]
     with tempfile.TemporaryDirectory() as folder:
@@ -71,8 +72,10 @@ def run(lmp: str, plugin: str, model: str, elements: tuple[str, ...], device: st
             neigh="neigh device" if neigh == "device" else "", model=Path(model).resolve(), elements=" ".join(elements),
             skin=SKIN, rebuild=REBUILD, warm=3, steps=steps))
         command = [lmp, "-in", str(script), "-log", "none"]
+        environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=folder)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=folder,
+                                  env=environment)
         except (OSError, subprocess.TimeoutExpired) as error:
             return row | {"outcome": f"{error}"}
     if done.returncode:

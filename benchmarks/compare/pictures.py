@@ -10,13 +10,25 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 
+COLOURS = {"mlff double": "tab:blue", "mlff single": "tab:green", "mlff mixed": "tab:red", "PyTorch eager": "0.6",
+           "PyTorch compiled": "tab:orange", "SchNetPack eager": "tab:purple"}
+
+
+def style(name: str) -> dict:
+    """mlff solid, peers dashed; CUDA graphs dotted; TF32 and the library's own neighbours with hollow marks."""
+    colour = next((c for start, c in COLOURS.items() if name.startswith(start)), "black")
+    variant = "TF32" in name or "finds" in name
+    line = "-" if name.startswith("mlff") else ":" if "graph" in name else "--"
+    return {"color": colour, "linestyle": line, "marker": "o" if name.startswith("mlff") else "s", "markersize": 4,
+            "markerfacecolor": "white" if variant else colour, "linewidth": 1.3}
+
+
 def lines(rows: list[dict], x: str, y, axes) -> None:
-    """A line a candidate: mlff solid, others dashed."""
+    """A line a candidate."""
     for name in dict.fromkeys(row["candidate"] for row in rows):
         points = [(row[x], y(row)) for row in rows if row["candidate"] == name and y(row)]
         if points:
-            style = "-o" if name.startswith("mlff") else "--s"
-            axes.plot(*zip(*points), style, markersize=3.5, linewidth=1.2, label=name)
+            axes.plot(*zip(*points), label=name, **style(name))
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.grid(alpha=0.3)

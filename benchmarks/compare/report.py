@@ -44,6 +44,27 @@ def short(outcome: str) -> str:
     return outcome if len(outcome) < 20 else "-"
 
 
+def fastest_peer(rows: list[dict], key: str, value) -> dict | None:
+    peers = [row for row in rows if row[key] == value and row["outcome"] == "measured" and row["candidate"][:4] != "mlff"]
+    return min(peers, key=lambda row: row["median_s"], default=None)
+
+
+def over_peers(rows: list[dict], key: str, columns: list, head: list[str]) -> str:
+    """mlff's speed over compiled PyTorch's, which takes any size, and over the fastest way of all that were measured."""
+
+    def ratio(peer):
+        return lambda row: f"{peer(row)['median_s'] / row['median_s']:.3g}" if peer(row) else "-"
+
+    mine = [row for row in rows if row["candidate"].startswith("mlff")]
+    text = "\nTimes the speed of compiled PyTorch (with TF32 where the device has it):\n\n"
+    text += markdown_table(head, crossed(mine, lambda row: row[key], columns,
+                                         ratio(lambda row: base_of(rows, key, row[key]))))
+    fastest = [fastest_peer(rows, key, c) for c in columns]
+    text += "\nTimes the speed of the fastest peer of the column:\n\n"
+    lines = crossed(mine, lambda row: row[key], columns, ratio(lambda row: fastest_peer(rows, key, row[key])))
+    return text + markdown_table(head, lines + [["which is"] + [row["candidate"] if row else "-" for row in fastest]])
+
+
 def crossed(rows: list[dict], column, columns: list, cell) -> list[list[str]]:
     """A line a candidate, a column a size."""
     at = {(row["candidate"], column(row)): row for row in rows}
@@ -78,16 +99,11 @@ def sizes(rows: list[dict]) -> str:
     head = [""] + [f"{n:,} ({names[n]})" if names[n] != "box" else f"{n:,}" for n in atoms]
     by_atoms = lambda row: row["atoms"]  # noqa: E731
 
-    def ratio(row):
-        base = base_of(rows, "atoms", row["atoms"])
-        return f"{base['median_s'] / row['median_s']:.3g}" if base else "-"
-
     text = "## Sizes\n\nA step (median), by atoms:\n\n"
     text += markdown_table(head, crossed(rows, by_atoms, atoms, lambda row: duration(row["median_s"])))
     text += "\nAtom-steps/s:\n\n"
     text += markdown_table(head, crossed(rows, by_atoms, atoms, lambda row: speed(row["atoms"] / row["median_s"])))
-    text += "\nTimes the speed of compiled PyTorch (with TF32 where the device has it):\n\n"
-    text += markdown_table(head, crossed(rows, by_atoms, atoms, ratio))
+    text += over_peers(rows, "atoms", atoms, head)
     text += "\nA step in which the list is read again:\n\n"
     listed = [row for row in rows if "rebuilt_median_s" in row]
     text += markdown_table(head, crossed(listed, by_atoms, atoms, lambda row: duration(row["rebuilt_median_s"])))
@@ -119,17 +135,18 @@ def batches(rows: list[dict]) -> str:
     text = "\n## Batches of ethanol (9 atoms)\n\nA step for so many molecules; mlff finds the neighbours in it:\n\n"
     head = [""] + [str(k) for k in counts]
     text += markdown_table(head, crossed(rows, lambda row: row["structures"], counts, lambda row: duration(row["median_s"])))
+    text += over_peers(rows, "structures", counts, head)
     one = {row["candidate"]: row["median_s"] for row in rows if row["structures"] == 1 and "median_s" in row}
     text += "\nTimes the step of one molecule:\n\n"
     ratio = lambda row: f"{row['median_s'] / one[row['candidate']]:.2f}" if row["candidate"] in one else ""  # noqa: E731
-    return text + markdown_table(head, crossed(rows, lambda row: row["structures"], counts, ratio)) + refusals(rows)
+    return text + markdown_table(head, crossed(rows, lambda row: row["structures"], counts, ratio)) + "\n" + refusals(rows)
 
 
 def steps(rows: list[dict]) -> str:
     text = "\n## Warm-up\n\nSteps of one evaluator, or one module, whose system changes from 9 to 21 to 1,000 atoms:\n\n"
     lines = [[row["candidate"], f"{row['atoms']:,}", *[duration(t) for t in row["first_s"]],
               f"{duration(row['late_s'])} (step {row['late_step']})"] for row in rows if row["outcome"] == "measured"]
-    return text + markdown_table(["", "atoms", "step 1", "step 2", "step 3", "a late one"], lines) + refusals(rows)
+    return text + markdown_table(["", "atoms", "step 1", "step 2", "step 3", "a late one"], lines) + "\n" + refusals(rows)
 
 
 def lammps(rows: list[dict]) -> str:
