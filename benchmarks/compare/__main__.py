@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: MIT
 """mlff beside its peers: the same weights, the same neighbour lists, the same outputs, one machine, one run.
 
-    python benchmarks/compare [--quick] [--sections steps,sizes,batches,lammps,layers] [--output FOLDER]
+    python benchmarks/compare [--quick] [--sections steps,sizes,batches,kernels,lammps,layers] [--output FOLDER]
     python benchmarks/compare --draw FOLDER          table and pictures again, from FOLDER/compare.json
 
 Writes compare.json, compare.md and pictures into FOLDER. What is measured: benchmarks/README.md.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -31,6 +32,7 @@ if importlib.util.find_spec("mlff") is None:  # not installed: this checkout's, 
 import torch  # noqa: E402
 
 import candidates  # noqa: E402
+import kernels  # noqa: E402
 import lammps_step  # noqa: E402
 import layers  # noqa: E402
 import measure  # noqa: E402
@@ -39,7 +41,7 @@ import systems  # noqa: E402
 from mlff import MlffError, _library  # noqa: E402
 from mlff.model_file import ModelFile  # noqa: E402
 
-SECTIONS = ("steps", "sizes", "batches", "lammps", "layers")
+SECTIONS = ("steps", "sizes", "batches", "kernels", "lammps", "layers")
 BATCHES = (1, 2, 4, 8, 16, 256)
 LAMMPS_ATOMS = (9, 512, 1000, 10648, 110592, 1000000)
 DOUBLE_ATOMS = 20_000  # of LAMMPS runs in double, which is for validation
@@ -47,22 +49,30 @@ REFERENCE_ATOMS = 3000  # up to here PyTorch in double is the reference, beyond 
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="compare", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     numbers = lambda words: [int(float(w)) for w in words.split(",")]  # noqa: E731
-    parser.add_argument("model", nargs="?", help="model file in eV (default: random weights, 128 features, 3 interactions)")
+    parser.add_argument(
+        "model", nargs="?", help="model file in eV (default: random weights, 128 features, 3 interactions)"
+    )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--sections", default=",".join(SECTIONS), help="some of %(default)s")
-    parser.add_argument("--sizes", type=numbers, help=f"default {','.join(map(str, systems.SIZES))}; on the CPU to 1000")
+    parser.add_argument(
+        "--sizes", type=numbers, help=f"default {','.join(map(str, systems.SIZES))}; on the CPU to 1000"
+    )
     parser.add_argument("--batches", type=numbers, help=f"default {','.join(map(str, BATCHES))}")
     parser.add_argument("--lammps-atoms", type=numbers, help=f"default {','.join(map(str, LAMMPS_ATOMS))}")
     parser.add_argument("--quick", action="store_true", help="a smoke run: few sizes, few samples")
-    parser.add_argument("--seconds", type=float, help="of samples for each figure (default 0.4, quick 0.1)")
+    parser.add_argument("--seconds", type=float, help="of samples for each figure (default 0.3, quick 0.1)")
     parser.add_argument("--threads", type=int, default=0, help="of the CPU (default: all)")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--lmp", default=shutil.which("lmp"), help="LAMMPS (default: the one on the path)")
-    parser.add_argument("--layers-program", default=shutil.which("mlff_layers") or str(ROOT / "build/benchmarks/mlff_layers"),
-                        help="mlff_layers (default %(default)s)")
+    parser.add_argument(
+        "--layers-program",
+        default=shutil.which("mlff_layers") or str(ROOT / "build/benchmarks/mlff_layers"),
+        help="mlff_layers (default %(default)s)",
+    )
     parser.add_argument("--layers-side", type=int, help="atoms a side (default: GPU 48, CPU 12)")
     parser.add_argument("--commit", help="of the checkout, where git is not at hand")
     parser.add_argument("--cuda-version", help="that mlff was built with (default: nvcc's on the path)")
@@ -74,11 +84,19 @@ def arguments() -> argparse.Namespace:
         parser.error(f"section {unknown.pop()}: expected some of {','.join(SECTIONS)}")
     small, quick = options.device == "cpu", options.quick
     options.sizes = options.sizes or (
-        [9, 1000] if quick and small else [9, 60, 10648] if quick else [9, 21, 60, 1000] if small else list(systems.SIZES))
+        [9, 1000]
+        if quick and small
+        else [9, 60, 10648]
+        if quick
+        else [9, 21, 60, 1000]
+        if small
+        else list(systems.SIZES)
+    )
     options.batches = options.batches or ([1, 16] if quick else list(BATCHES))
     options.lammps_atoms = options.lammps_atoms or (
-        [9, 512] if quick and small else [9, 10648] if quick else [9, 512, 1000] if small else list(LAMMPS_ATOMS))
-    options.seconds = options.seconds or (0.1 if quick else 0.4)
+        [9, 512] if quick and small else [9, 10648] if quick else [9, 512, 1000] if small else list(LAMMPS_ATOMS)
+    )
+    options.seconds = options.seconds or (0.1 if quick else 0.3)
     options.layers_side = options.layers_side or (12 if small else 48)
     return options
 
@@ -112,14 +130,23 @@ def cpu_name() -> str:
 
 
 def machine(options) -> dict:
-    head = {"date": time.strftime("%Y-%m-%d"), "cpu": cpu_name(), "processors": os.cpu_count(),
-            "torch": torch.__version__, "python": platform.python_version(), "device": options.device,
-            "commit": options.commit or output_of("git", "rev-parse", "HEAD") or "unknown"}
+    head = {
+        "date": time.strftime("%Y-%m-%d"),
+        "cpu": cpu_name(),
+        "processors": os.cpu_count(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": options.device,
+        "commit": options.commit or output_of("git", "rev-parse", "HEAD") or "unknown",
+    }
     if options.device == "cuda":
         compiler = output_of("nvcc", "--version")
-        head |= {"gpu": torch.cuda.get_device_name(), "torch_cuda": torch.version.cuda,
-                 "driver": output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").split("\n")[0],
-                 "mlff_cuda": options.cuda_version or compiler.partition("release ")[2].partition(",")[0] or "unknown"}
+        head |= {
+            "gpu": torch.cuda.get_device_name(),
+            "torch_cuda": torch.version.cuda,
+            "driver": output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").split("\n")[0],
+            "mlff_cuda": options.cuda_version or compiler.partition("release ")[2].partition(",")[0] or "unknown",
+        }
     return head
 
 
@@ -129,15 +156,23 @@ class Comparison:
         self.path = options.model or random_model(folder)
         self.model, self.file = _library.Model(self.path), ModelFile.read(self.path)
         torch.set_num_threads(options.threads or os.cpu_count() or 1)
-        self.candidates, missing = candidates.all_candidates(self.model, self.file, options.device, options.threads,
-                                                             not options.no_compile, schnetpack=True)
+        self.candidates, missing = candidates.all_candidates(
+            self.model, self.file, options.device, options.threads, not options.no_compile, schnetpack=True
+        )
         self.double = candidates.reference(self.file, options.device)
         m = self.model
         self.results = {
             "machine": machine(options),
-            "model": {"file": Path(self.path).name, "features": m.features, "interactions": m.interactions,
-                      "radial_functions": m.radial_functions, "cutoff": m.cutoff, "elements": m.elements},
-            "notes": missing, "seconds_a_figure": options.seconds,
+            "model": {
+                "file": Path(self.path).name,
+                "features": m.features,
+                "interactions": m.interactions,
+                "radial_functions": m.radial_functions,
+                "cutoff": m.cutoff,
+                "elements": m.elements,
+            },
+            "notes": missing,
+            "seconds_a_figure": options.seconds,
         }
 
     def problem(self, found: list[systems.System]) -> systems.Problem:
@@ -184,7 +219,7 @@ class Comparison:
     # ------------------------------------------------------------------------------------------- sections
 
     def steps(self) -> list[dict]:
-        """Steps 1, 2, 3 and a late one, as the size changes under the same evaluator or module: warm-up, compilation."""
+        """Steps 1, 2, 3 and a late one, as the size changes under one evaluator or module: warm-up, compilation."""
         late = 20 if self.options.quick or self.options.device == "cpu" else 1000
         problems = [self.problem([systems.of_size(n)]) for n in (9, 21, 1000)]
         rows = []
@@ -211,8 +246,25 @@ class Comparison:
         return [row for n in self.options.sizes for row in self.rows([systems.of_size(n)])]
 
     def batches(self) -> list[dict]:
-        return [row for k in self.options.batches for row in self.rows([systems.molecule(9)] * k)
-                if row["candidate"] not in [f"mlff {p}" for p in candidates.PRECISIONS]]  # a list is for one structure
+        return [
+            row
+            for k in self.options.batches
+            for row in self.rows([systems.molecule(9)] * k)
+            if row["candidate"] not in [f"mlff {p}" for p in candidates.PRECISIONS]
+        ]  # a list is for one structure
+
+    def kernels(self) -> list[dict]:
+        """The GPU's own time of mlff's evaluations with a list given."""
+        if self.options.device == "cpu":
+            return []
+        rows = []
+        for n in (n for n in self.options.sizes if n < 500_000):
+            problem = self.problem([systems.of_size(n)])
+            for precision in candidates.PRECISIONS:
+                candidate = candidates.Mlff(self.model, self.options.device, precision, "list", self.options.threads)
+                rows.append(kernels.profile(candidate, problem))
+                report.say(rows[-1])
+        return rows
 
     def evaluation(self, atoms: int, precision: str) -> float | None:
         """The evaluation alone at that size: from the sizes measured before, or measured now."""
@@ -220,7 +272,9 @@ class Comparison:
             if row["atoms"] == atoms and row["candidate"] == f"mlff {precision}":
                 return row.get("median_s")
         candidate = candidates.Mlff(self.model, self.options.device, precision, "list", self.options.threads)
-        return measure.row_of(candidate, self.problem([systems.of_size(atoms)]), self.options.seconds, None).get("median_s")
+        return measure.row_of(candidate, self.problem([systems.of_size(atoms)]), self.options.seconds, None).get(
+            "median_s"
+        )
 
     def lammps(self) -> list[dict]:
         o, rows = self.options, []
@@ -237,8 +291,18 @@ class Comparison:
                         continue
                     alone = self.evaluation(atoms, precision)
                     steps = int(np.clip(2.0 * o.seconds / (alone or 1.0) / lammps_step.REBUILD, 1, 250))
-                    row = lammps_step.run(o.lmp, plugin, self.path, self.model.elements, o.device, precision, neigh,
-                                          atoms, steps * lammps_step.REBUILD, o.threads)
+                    row = lammps_step.run(
+                        o.lmp,
+                        plugin,
+                        self.path,
+                        self.model.elements,
+                        o.device,
+                        precision,
+                        neigh,
+                        atoms,
+                        steps * lammps_step.REBUILD,
+                        o.threads,
+                    )
                     rows.append(row | {"evaluation_s": alone})
                     report.say(rows[-1])
                     if row["outcome"] != "measured":
@@ -248,9 +312,13 @@ class Comparison:
     def layers(self) -> list[dict]:
         o = self.options
         gpu = self.results["machine"].get("gpu", "")
-        return [row for precision in candidates.PRECISIONS
-                for row in layers.rows(o.layers_program, self.path, self.model, self.file, o.device, gpu, precision,
-                                       o.layers_side, o.threads)]
+        return [
+            row
+            for precision in candidates.PRECISIONS
+            for row in layers.rows(
+                o.layers_program, self.path, self.model, self.file, o.device, gpu, precision, o.layers_side, o.threads
+            )
+        ]
 
 
 def main() -> int:
@@ -276,8 +344,12 @@ def main() -> int:
                 (options.output / "compare.json").write_text(json.dumps(results, indent=1) + "\n")
     report.write(results, options.output)
     print((options.output / "compare.md").read_text())
-    wrong = [row for section in ("sizes", "batches") for row in results.get(section, [])
-             if row["outcome"].startswith("wrong")]
+    wrong = [
+        row
+        for section in ("sizes", "batches")
+        for row in results.get(section, [])
+        if row["outcome"].startswith("wrong")
+    ]
     for row in wrong:
         print(f"{row['candidate']}, {row['atoms']} atoms: {row['outcome']}", file=sys.stderr)
     return 1 if wrong else 0

@@ -5,6 +5,7 @@ A candidate opens a problem, makes steps and closes. A step is one evaluation of
 ended when `step` returns. mlff's begins with positions and ends with results in the host's memory; PyTorch's
 positions, edges and results stay on the device, which favours it by the copies.
 """
+
 from __future__ import annotations
 
 import ctypes
@@ -48,9 +49,15 @@ class Result:
 class _NeighbourList(ctypes.Structure):
     """mlff_neighbour_list of mlff.h."""
 
-    _fields_ = [("rebuilt", ctypes.c_int), ("n_listed", ctypes.c_int32), ("ilist", ctypes.POINTER(ctypes.c_int32)),
-                ("numneigh", ctypes.POINTER(ctypes.c_int32)), ("firstneigh", ctypes.c_void_p),
-                ("index_mask", ctypes.c_int32), ("owner", ctypes.POINTER(ctypes.c_int32))]
+    _fields_ = [
+        ("rebuilt", ctypes.c_int),
+        ("n_listed", ctypes.c_int32),
+        ("ilist", ctypes.POINTER(ctypes.c_int32)),
+        ("numneigh", ctypes.POINTER(ctypes.c_int32)),
+        ("firstneigh", ctypes.c_void_p),
+        ("index_mask", ctypes.c_int32),
+        ("owner", ctypes.POINTER(ctypes.c_int32)),
+    ]
 
 
 class Mlff:
@@ -87,14 +94,29 @@ class Mlff:
         n, n_all, frames = problem.atoms, len(self.x), len(problem.systems)
         self.out = Result(np.empty(frames), np.empty((n_all, 3)), np.empty((frames, 3, 3)))
         self.n = n
-        self.input = _library._Input(n, n_all, _library._doubles(self.x), _library._ints(self.species),
-                                     ctypes.addressof(self.list) if self.list else None,
-                                     ctypes.pointer(self.batch) if self.batch else None, None)
-        self.output = _library._Output(_library._doubles(self.out.energy), None, _library._doubles(self.out.forces),
-                                       _library._doubles(self.out.virial), None)
+        self.input = _library._Input(
+            n,
+            n_all,
+            _library._doubles(self.x),
+            _library._ints(self.species),
+            ctypes.addressof(self.list) if self.list else None,
+            ctypes.pointer(self.batch) if self.batch else None,
+            None,
+        )
+        self.output = _library._Output(
+            _library._doubles(self.out.energy),
+            None,
+            _library._doubles(self.out.forces),
+            _library._doubles(self.out.virial),
+            None,
+        )
         self.error = _library._Error()
-        self.arguments = (self.evaluator._handle, ctypes.byref(self.input), ctypes.byref(self.output),
-                          ctypes.byref(self.error))
+        self.arguments = (
+            self.evaluator._handle,
+            ctypes.byref(self.input),
+            ctypes.byref(self.output),
+            ctypes.byref(self.error),
+        )
         self.call = self.model._library.mlff_evaluate
 
     def _lay_out_list(self, problem: Problem) -> None:
@@ -108,8 +130,15 @@ class Mlff:
         first = (count.cumsum(0) - count).cpu().numpy().astype(np.uintp)
         self.firstneigh = first * np.uintp(4) + np.uintp(self.flat.ctypes.data)
         self.ilist = np.arange(n, dtype=np.int32)
-        self.list = _NeighbourList(1, n, _library._ints(self.ilist), _library._ints(self.numneigh),
-                                   self.firstneigh.ctypes.data, 0x1FFFFFFF, _library._ints(self.owner))
+        self.list = _NeighbourList(
+            1,
+            n,
+            _library._ints(self.ilist),
+            _library._ints(self.numneigh),
+            self.firstneigh.ctypes.data,
+            0x1FFFFFFF,
+            _library._ints(self.owner),
+        )
 
     def _lay_out_structures(self, problem: Problem) -> None:
         systems = problem.systems
@@ -119,9 +148,12 @@ class Mlff:
         self.cell = np.stack([np.eye(3) * (s.box or 0.0) for s in systems])
         self.periodic = np.stack([np.full(3, s.box is not None) for s in systems]).astype(np.int32)
         periodic = bool(self.periodic.any())
-        self.batch = _library._Structures(len(systems), _library._ints(self.first_atom),
-                                          _library._doubles(self.cell if periodic else None),
-                                          _library._ints(self.periodic if periodic else None))
+        self.batch = _library._Structures(
+            len(systems),
+            _library._ints(self.first_atom),
+            _library._doubles(self.cell if periodic else None),
+            _library._ints(self.periodic if periodic else None),
+        )
 
     def step(self) -> None:
         status = self.call(*self.arguments)
@@ -153,8 +185,16 @@ class Mlff:
 class Torch:
     """PaiNN of mlff-train on given edges; dE/dr of every edge by autograd gives forces and virial at once."""
 
-    def __init__(self, name: str, network: Callable, precision: str, device: str, tf32: bool = False,
-                 graph: bool = False, energies: np.ndarray | None = None):
+    def __init__(
+        self,
+        name: str,
+        network: Callable,
+        precision: str,
+        device: str,
+        tf32: bool = False,
+        graph: bool = False,
+        energies: np.ndarray | None = None,
+    ):
         self.name, self.network, self.precision, self.device = name, network, precision, device
         self.tf32, self.graph, self.energies = tf32, graph, energies
 
@@ -177,8 +217,12 @@ class Torch:
         dtype = torch.float64 if self.precision == "double" else torch.float32
         self.x = problem.x.to(dtype)
         self.shift = problem.shift.to(dtype)
-        self.batch = {"species": torch.tensor(problem.species, dtype=torch.long, device=self.device),
-                      "i": problem.i, "j": problem.j, "atom_frame": problem.frame}
+        self.batch = {
+            "species": torch.tensor(problem.species, dtype=torch.long, device=self.device),
+            "i": problem.i,
+            "j": problem.j,
+            "atom_frame": problem.frame,
+        }
         self.frames, self.out = len(problem.systems), None
         self.shifts = self.energies_of(problem)
         self.replay = None
@@ -243,10 +287,12 @@ class SchNetPack(torch.nn.Module):
             raise Refused("written for Gaussians and no vector bias")
         radial = schnetpack.nn.GaussianRBF(file.radial_functions, file.cutoff)
         cutoff = schnetpack.nn.CosineCutoff(file.cutoff)
-        self.painn = schnetpack.representation.PaiNN(file.features, file.interactions, radial, cutoff,
-                                                     epsilon=file.epsilon)
-        self.outnet = torch.nn.ModuleList([torch.nn.Linear(file.features, file.readout_features),
-                                           torch.nn.Linear(file.readout_features, 1)])
+        self.painn = schnetpack.representation.PaiNN(
+            file.features, file.interactions, radial, cutoff, epsilon=file.epsilon
+        )
+        self.outnet = torch.nn.ModuleList(
+            [torch.nn.Linear(file.features, file.readout_features), torch.nn.Linear(file.readout_features, 1)]
+        )
         self.scale = file.scale
         self.load_state_dict(schnetpack_weights(file, self.state_dict()))
 
@@ -275,15 +321,18 @@ def schnetpack_weights(file: ModelFile, state: dict) -> dict:
         for k in (0, 1):
             new[f"outnet.{k}.{kind}"] = t[f"readout.{k}.{kind}"]
     for l in layers:
-        new[f"painn.mixing.{l}.mu_channel_mix.weight"] = torch.cat([t[f"update.{l}.V.weight"], t[f"update.{l}.U.weight"]])
+        new[f"painn.mixing.{l}.mu_channel_mix.weight"] = torch.cat(
+            [t[f"update.{l}.V.weight"], t[f"update.{l}.U.weight"]]
+        )
     return new
 
 
 # --------------------------------------------------------------------------------------------- all of them
 
 
-def all_candidates(model: _library.Model, file: ModelFile, device: str, threads: int, compiled: bool,
-                   schnetpack: bool) -> tuple[list, list[str]]:
+def all_candidates(
+    model: _library.Model, file: ModelFile, device: str, threads: int, compiled: bool, schnetpack: bool
+) -> tuple[list, list[str]]:
     """Candidates in the order of the tables, and sentences about those that are not here."""
     found: list = [Mlff(model, device, p, way, threads) for way in ("list", "structures") for p in PRECISIONS]
     network = from_model_file(file).to(device).float().eval().requires_grad_(False)
@@ -310,5 +359,6 @@ def all_candidates(model: _library.Model, file: ModelFile, device: str, threads:
 def reference(file: ModelFile, device: str) -> Torch:
     """PyTorch in double: what all others are compared with."""
     network = from_model_file(file).to(device).double().eval().requires_grad_(False)
-    return Torch("PyTorch eager, double", network, "double", device,
-                 energies=np.asarray(file.element_energies) + file.shift)
+    return Torch(
+        "PyTorch eager, double", network, "double", device, energies=np.asarray(file.element_energies) + file.shift
+    )

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """A step of LAMMPS end to end: its own clock, the pair style's part of it, and the evaluation's."""
+
 from __future__ import annotations
 
 import os
@@ -43,8 +44,12 @@ def atoms_commands(atoms: int, elements: tuple[str, ...]) -> str:
             lines.append(f"create_atoms {k % types + 1} single {a:.6f} {b:.6f} {c:.6f}")
         return "\n".join(lines)
     side = round(atoms ** (1.0 / 3.0))
-    lines = [f"lattice sc {SPACING:.16f}", f"region box block 0 {side} 0 {side} 0 {side}",
-             f"create_box {types} box", "create_atoms 1 box"]
+    lines = [
+        f"lattice sc {SPACING:.16f}",
+        f"region box block 0 {side} 0 {side} 0 {side}",
+        f"create_box {types} box",
+        "create_atoms 1 box",
+    ]
     lines += [f"set group all type/fraction {k} {1.0 / k:.6f} {k}" for k in range(2, types + 1)]
     return "\n".join(lines + ["displace_atoms all random 0.32 0.32 0.32 1234"])
 
@@ -55,27 +60,51 @@ def parse(text: str) -> dict:
     if not loops:
         return {}
     seconds, steps, atoms = float(loops[-1][0]), int(loops[-1][1]), int(loops[-1][2])
-    breakdown = text[text.rindex("MPI task timing breakdown"):]
+    breakdown = text[text.rindex("MPI task timing breakdown") :]
     parts = dict(re.findall(r"^(\w+) +\|[^|\n]*\| *(\S+) *\|", breakdown, re.MULTILINE))
-    return {"steps": steps, "atoms": atoms, "step_s": seconds / steps,
-            "parts_s": {name.lower(): float(value) / steps for name, value in parts.items() if name != "Section"}}
+    return {
+        "steps": steps,
+        "atoms": atoms,
+        "step_s": seconds / steps,
+        "parts_s": {name.lower(): float(value) / steps for name, value in parts.items() if name != "Section"},
+    }
 
 
-def run(lmp: str, plugin: str, model: str, elements: tuple[str, ...], device: str, precision: str, neigh: str,
-        atoms: int, steps: int, threads: int) -> dict:
+def run(
+    lmp: str,
+    plugin: str,
+    model: str,
+    elements: tuple[str, ...],
+    device: str,
+    precision: str,
+    neigh: str,
+    atoms: int,
+    steps: int,
+    threads: int,
+) -> dict:
     row = {"atoms": atoms, "precision": precision, "neigh": neigh, "outcome": "measured"}
     elements = elements[:2]
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "in.step"
-        script.write_text(SCRIPT.format(
-            atoms=atoms_commands(atoms, elements), plugin=plugin, device=device, precision=precision,
-            neigh="neigh device" if neigh == "device" else "", model=Path(model).resolve(), elements=" ".join(elements),
-            skin=SKIN, rebuild=REBUILD, warm=3, steps=steps))
+        script.write_text(
+            SCRIPT.format(
+                atoms=atoms_commands(atoms, elements),
+                plugin=plugin,
+                device=device,
+                precision=precision,
+                neigh="neigh device" if neigh == "device" else "",
+                model=Path(model).resolve(),
+                elements=" ".join(elements),
+                skin=SKIN,
+                rebuild=REBUILD,
+                warm=3,
+                steps=steps,
+            )
+        )
         command = [lmp, "-in", str(script), "-log", "none"]
         environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=folder,
-                                  env=environment)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=folder, env=environment)
         except (OSError, subprocess.TimeoutExpired) as error:
             return row | {"outcome": f"{error}"}
     if done.returncode:

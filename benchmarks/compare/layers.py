@@ -12,6 +12,7 @@ Times come from mlff_layers (layers.c). The model below counts, an atom, what no
 F features, K radial functions, H readout features, Z elements, E edges an atom; b bytes of a stored value, c bytes of a
 computed one (state.cuh), an edge 4c. The limit is the slowest of the five alone: everything else fully overlapped.
 """
+
 from __future__ import annotations
 
 import re
@@ -36,7 +37,7 @@ def work(F: int, K: int, H: int, Z: int, E: float, b: int, c: int) -> dict[str, 
         # A, B over the edges, then (s, v) from them; the reverse contracts to the same coefficients
         "first message": Work(plain=4 * E * functions + 4 * F * functions * Z, stream=edges + F * c + 3 * F * b),
         "first message, reverse": Work(plain=8 * E * functions + 4 * F * functions * Z, stream=3 * edges + 4 * F * b),
-        # V, U: 6 F^2; A1: 2 F^2; A2: 3 F^2 (2 in the last). In: s, v; out: s, v, and VU, slope, y_sv, y_v for the reverse
+        # V, U 6 F^2; A1 2 F^2; A2 3 F^2 (2 in the last). In: s, v; out: s, v, and VU, slope, y_sv, y_v for the reverse
         "update, first": Work(matrix=11 * F * F, stream=2 * F * c + (3 + 3 + 6 + 1 + 2) * F * b),
         "update, last": Work(matrix=10 * F * F, stream=2 * F * c + (3 + 6 + 1 + 1) * F * b),
         "update, first, reverse": Work(matrix=11 * F * F, stream=(4 + 6 + 1 + 2 + 4) * F * b),
@@ -45,10 +46,15 @@ def work(F: int, K: int, H: int, Z: int, E: float, b: int, c: int) -> dict[str, 
         "context": Work(matrix=4 * F * F, stream=F * c + (3 + 5 + 1 + 1) * F * b),
         "context, reverse": Work(matrix=4 * F * F, stream=(5 + 3 + 1 + 1 + 4 + 4) * F * b),
         # sums: s 1, x_R u 4, y 3 an edge and feature; reverse: adjoints 8, d_adj 8, u_adj 4, and W' beside W
-        "message": Work(filter=3 * F * functions * E, plain=8 * F * E, gather=5 * F * E,
-                        stream=edges + 2 * F * c + (5 + 3 + 3) * F * b),
-        "message, reverse": Work(filter=6 * F * functions * E, plain=20 * F * E, gather=4 * F * E,
-                                 stream=3 * edges + (4 + 5 + 5) * F * b),
+        "message": Work(
+            filter=3 * F * functions * E,
+            plain=8 * F * E,
+            gather=5 * F * E,
+            stream=edges + 2 * F * c + (5 + 3 + 3) * F * b,
+        ),
+        "message, reverse": Work(
+            filter=6 * F * functions * E, plain=20 * F * E, gather=4 * F * E, stream=3 * edges + (4 + 5 + 5) * F * b
+        ),
         "readout": Work(matrix=F * H, stream=F * c + H * b),
         "readout, reverse": Work(matrix=F * H, stream=H * b + 4 * F * b),
         # edges and their adjoints in; slots' gradients (3 doubles) out and in twice; forces out
@@ -92,13 +98,16 @@ BYTES = {"double": (8, 8), "single": (4, 4), "mixed": (2, 4)}  # stored, compute
 def parse(text: str) -> tuple[dict, dict[str, tuple[int, float]]]:
     """(atoms, neighbours), layer -> (how often, ns an atom)."""
     head = re.search(r"(\d+) atoms, ([\d.]+) neighbours", text)
-    layers = {name.strip(): (int(count), float(ns))
-              for name, count, ns in re.findall(r"^(.*?) +(\d+) x +([\d.]+) ns an atom", text, re.MULTILINE)}
+    layers = {
+        name.strip(): (int(count), float(ns))
+        for name, count, ns in re.findall(r"^(.*?) +(\d+) x +([\d.]+) ns an atom", text, re.MULTILINE)
+    }
     return {"atoms": int(head[1]), "neighbours": float(head[2])}, layers
 
 
-def rows(program: str, model_path: str, model, file, device: str, gpu: str, precision: str, side: int,
-         threads: int) -> list[dict]:
+def rows(
+    program: str, model_path: str, model, file, device: str, gpu: str, precision: str, side: int, threads: int
+) -> list[dict]:
     """A row for each layer, or one row that says why there is none."""
     head = {"precision": precision, "outcome": "measured"}
     command = [program, model_path, device, precision, str(side), str(threads or 1)]
@@ -111,8 +120,9 @@ def rows(program: str, model_path: str, model, file, device: str, gpu: str, prec
     found, layers = parse(done.stdout)
     rates = next((r for name, r in RATES.items() if name in gpu), None)
     b, c = BYTES[precision]
-    least = work(model.features, model.radial_functions, file.readout_features, len(model.elements),
-                 found["neighbours"], b, c)
+    least = work(
+        model.features, model.radial_functions, file.readout_features, len(model.elements), found["neighbours"], b, c
+    )
     out = []
     for name, (count, ns) in layers.items():
         row = head | found | {"layer": name, "count": count, "ns": ns}

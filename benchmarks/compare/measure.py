@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Time of steps, and how far results are from the reference."""
+
 from __future__ import annotations
 
 import statistics
@@ -31,8 +32,7 @@ def measure(candidate, seconds: float) -> dict:
     samples: list[float] = []
     while len(samples) < MOST and (len(samples) < LEAST or sum(samples) < seconds):
         samples.append(timed(candidate.step))
-    figures = {"median_s": statistics.median(samples), "min_s": min(samples), "samples": len(samples),
-               "first_s": first}
+    figures = {"median_s": statistics.median(samples), "min_s": min(samples), "samples": len(samples), "first_s": first}
     if getattr(candidate, "list", None):
         again = []
         while len(again) < MOST and (len(again) < LEAST or sum(again) < seconds / 4):
@@ -49,9 +49,11 @@ def difference(found: Result, wanted: Result, problem: Problem) -> dict:
     def relative(a, b):
         return float(np.sqrt(np.mean((a - b) ** 2) / np.mean(b**2)))
 
-    return {"force_error": relative(found.forces, wanted.forces),
-            "virial_error": relative(found.virial, wanted.virial),
-            "energy_error_eV_per_atom": float(np.max(np.abs(found.energy - wanted.energy) / sizes))}
+    return {
+        "force_error": relative(found.forces, wanted.forces),
+        "virial_error": relative(found.virial, wanted.virial),
+        "energy_error_eV_per_atom": float(np.max(np.abs(found.energy - wanted.energy) / sizes)),
+    }
 
 
 def bound(candidate) -> float:
@@ -60,15 +62,23 @@ def bound(candidate) -> float:
 
 def row_of(candidate, problem: Problem, seconds: float, wanted: Result | None) -> dict:
     """Opens, compares, times and closes; what the table has to say where that fails stands in `outcome`."""
-    row = {"system": problem.systems[0].name, "atoms": problem.atoms, "structures": len(problem.systems),
-           "neighbours": problem.neighbours, "candidate": candidate.name, "outcome": "measured"}
+    row = {
+        "system": problem.systems[0].name,
+        "atoms": problem.atoms,
+        "structures": len(problem.systems),
+        "neighbours": problem.neighbours,
+        "candidate": candidate.name,
+        "outcome": "measured",
+    }
     try:
         candidate.open(problem)
         candidate.step()
         if wanted is not None:
             row |= difference(candidate.result(), wanted, problem)
             if not row["force_error"] < bound(candidate):
-                row["outcome"] = f"wrong: forces differ by {row['force_error']:.1e}, expected below {bound(candidate):.0e}"
+                row["outcome"] = (
+                    f"wrong: forces differ by {row['force_error']:.1e}, expected below {bound(candidate):.0e}"
+                )
         row |= measure(candidate, seconds)
         row["bytes"] = candidate.bytes()
     except Refused as refusal:

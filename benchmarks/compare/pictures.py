@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The pictures of a comparison: speed against size, batches, memory, layers beside their limits."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -10,8 +11,14 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 
-COLOURS = {"mlff double": "tab:blue", "mlff single": "tab:green", "mlff mixed": "tab:red", "PyTorch eager": "0.6",
-           "PyTorch compiled": "tab:orange", "SchNetPack eager": "tab:purple"}
+COLOURS = {
+    "mlff double": "tab:blue",
+    "mlff single": "tab:green",
+    "mlff mixed": "tab:red",
+    "PyTorch eager": "0.6",
+    "PyTorch compiled": "tab:orange",
+    "SchNetPack eager": "tab:purple",
+}
 
 
 def style(name: str) -> dict:
@@ -19,8 +26,14 @@ def style(name: str) -> dict:
     colour = next((c for start, c in COLOURS.items() if name.startswith(start)), "black")
     variant = "TF32" in name or "finds" in name
     line = "-" if name.startswith("mlff") else ":" if "graph" in name else "--"
-    return {"color": colour, "linestyle": line, "marker": "o" if name.startswith("mlff") else "s", "markersize": 4,
-            "markerfacecolor": "white" if variant else colour, "linewidth": 1.3}
+    return {
+        "color": colour,
+        "linestyle": line,
+        "marker": "o" if name.startswith("mlff") else "s",
+        "markersize": 4,
+        "markerfacecolor": "white" if variant else colour,
+        "linewidth": 1.3,
+    }
 
 
 def lines(rows: list[dict], x: str, y, axes) -> None:

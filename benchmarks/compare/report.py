@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """compare.json as a Markdown table and as pictures."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -11,10 +12,12 @@ def say(row: dict) -> None:
     """A line of progress."""
     what = row.get("candidate") or f"lammps {row['precision']}, neigh {row['neigh']}"
     size = f"{row.get('structures', 1)} x " if row.get("structures", 1) > 1 else ""
-    figure = row.get("median_s") or row.get("step_s") or row.get("late_s")
+    figure = row.get("median_s") or row.get("step_s") or row.get("late_s") or row.get("gpu_s")
     error = f", forces {row['force_error']:.1e}" if "force_error" in row else ""
-    print(f"{what:40s} {size}{row.get('atoms', '')} atoms: "
-          f"{duration(figure) + error if figure else row['outcome']}", flush=True)
+    print(
+        f"{what:40s} {size}{row.get('atoms', '')} atoms: {duration(figure) + error if figure else row['outcome']}",
+        flush=True,
+    )
 
 
 def duration(seconds: float | None) -> str:
@@ -45,20 +48,23 @@ def short(outcome: str) -> str:
 
 
 def fastest_peer(rows: list[dict], key: str, value) -> dict | None:
-    peers = [row for row in rows if row[key] == value and row["outcome"] == "measured" and row["candidate"][:4] != "mlff"]
+    peers = [
+        row for row in rows if row[key] == value and row["outcome"] == "measured" and row["candidate"][:4] != "mlff"
+    ]
     return min(peers, key=lambda row: row["median_s"], default=None)
 
 
 def over_peers(rows: list[dict], key: str, columns: list, head: list[str]) -> str:
-    """mlff's speed over compiled PyTorch's, which takes any size, and over the fastest way of all that were measured."""
+    """mlff's speed over compiled PyTorch's, which takes any size, and over the fastest way that was measured."""
 
     def ratio(peer):
         return lambda row: f"{peer(row)['median_s'] / row['median_s']:.3g}" if peer(row) else "-"
 
     mine = [row for row in rows if row["candidate"].startswith("mlff")]
     text = "\nTimes the speed of compiled PyTorch (with TF32 where the device has it):\n\n"
-    text += markdown_table(head, crossed(mine, lambda row: row[key], columns,
-                                         ratio(lambda row: base_of(rows, key, row[key]))))
+    text += markdown_table(
+        head, crossed(mine, lambda row: row[key], columns, ratio(lambda row: base_of(rows, key, row[key])))
+    )
     fastest = [fastest_peer(rows, key, c) for c in columns]
     text += "\nTimes the speed of the fastest peer of the column:\n\n"
     lines = crossed(mine, lambda row: row[key], columns, ratio(lambda row: fastest_peer(rows, key, row[key])))
@@ -72,16 +78,25 @@ def crossed(rows: list[dict], column, columns: list, cell) -> list[list[str]]:
     for name in unique(row["candidate"] for row in rows):
         cells = [at.get((name, c)) for c in columns]
         if any(row and row["outcome"] == "measured" for row in cells):
-            lines.append([name] + [cell(row) if row and row["outcome"] == "measured" else short(row["outcome"]) if row
-                                   else "" for row in cells])
+            lines.append(
+                [name]
+                + [
+                    cell(row) if row and row["outcome"] == "measured" else short(row["outcome"]) if row else ""
+                    for row in cells
+                ]
+            )
     return lines
 
 
 def refusals(rows: list[dict]) -> str:
     """Sentences that stand in no cell."""
-    said = unique(f"{row.get('candidate') or row.get('precision', '')}: {row['outcome']}" for row in rows
-                  if row["outcome"] != "measured" and len(row["outcome"]) >= 20
-                  and not row["outcome"].startswith(("only up to", "a list is for")))
+    said = unique(
+        f"{row.get('candidate') or row.get('precision', '')}: {row['outcome']}"
+        for row in rows
+        if row["outcome"] != "measured"
+        and len(row["outcome"]) >= 20
+        and not row["outcome"].startswith(("only up to", "a list is for"))
+    )
     return "".join(f"* {sentence}\n" for sentence in said)
 
 
@@ -124,7 +139,9 @@ def agreement(rows: list[dict], atoms: list[int], head: list[str]) -> str:
     text += "; ".join(unique(f"{n:,} atoms {row['reference']}" for n in atoms for row in rows if row["atoms"] == n))
     text += ".\n\n"
     rows = [row for row in rows if "force_error" in row]
-    text += markdown_table(head, crossed(rows, lambda row: row["atoms"], atoms, lambda row: f"{row['force_error']:.1e}"))
+    text += markdown_table(
+        head, crossed(rows, lambda row: row["atoms"], atoms, lambda row: f"{row['force_error']:.1e}")
+    )
     text += "\nLargest difference of the energy, eV an atom:\n\n"
     cell = lambda row: f"{row['energy_error_eV_per_atom']:.1e}"  # noqa: E731
     return text + markdown_table(head, crossed(rows, lambda row: row["atoms"], atoms, cell))
@@ -134,35 +151,90 @@ def batches(rows: list[dict]) -> str:
     counts = unique(row["structures"] for row in rows)
     text = "\n## Batches of ethanol (9 atoms)\n\nA step for so many molecules; mlff finds the neighbours in it:\n\n"
     head = [""] + [str(k) for k in counts]
-    text += markdown_table(head, crossed(rows, lambda row: row["structures"], counts, lambda row: duration(row["median_s"])))
+    text += markdown_table(
+        head, crossed(rows, lambda row: row["structures"], counts, lambda row: duration(row["median_s"]))
+    )
     text += over_peers(rows, "structures", counts, head)
     one = {row["candidate"]: row["median_s"] for row in rows if row["structures"] == 1 and "median_s" in row}
     text += "\nTimes the step of one molecule:\n\n"
     ratio = lambda row: f"{row['median_s'] / one[row['candidate']]:.2f}" if row["candidate"] in one else ""  # noqa: E731
-    return text + markdown_table(head, crossed(rows, lambda row: row["structures"], counts, ratio)) + "\n" + refusals(rows)
+    return (
+        text + markdown_table(head, crossed(rows, lambda row: row["structures"], counts, ratio)) + "\n" + refusals(rows)
+    )
 
 
 def steps(rows: list[dict]) -> str:
-    text = "\n## Warm-up\n\nSteps of one evaluator, or one module, whose system changes from 9 to 21 to 1,000 atoms:\n\n"
-    lines = [[row["candidate"], f"{row['atoms']:,}", *[duration(t) for t in row["first_s"]],
-              f"{duration(row['late_s'])} (step {row['late_step']})"] for row in rows if row["outcome"] == "measured"]
-    return text + markdown_table(["", "atoms", "step 1", "step 2", "step 3", "a late one"], lines) + "\n" + refusals(rows)
+    text = (
+        "\n## Warm-up\n\nSteps of one evaluator, or one module, whose system changes from 9 to 21 to 1,000 atoms:\n\n"
+    )
+    lines = [
+        [
+            row["candidate"],
+            f"{row['atoms']:,}",
+            *[duration(t) for t in row["first_s"]],
+            f"{duration(row['late_s'])} (step {row['late_step']})",
+        ]
+        for row in rows
+        if row["outcome"] == "measured"
+    ]
+    return (
+        text + markdown_table(["", "atoms", "step 1", "step 2", "step 3", "a late one"], lines) + "\n" + refusals(rows)
+    )
+
+
+def kernels(rows: list[dict]) -> str:
+    rows = [row for row in rows if row["outcome"] == "measured" or not row["outcome"].startswith("precision mixed")]
+    measured = [row for row in rows if row["outcome"] == "measured"]
+    text = "\n## The GPU's own time\n\nKernels and copies of one step with a list given, added up, and how many:\n\n"
+    lines = [
+        [row["candidate"], f"{row['atoms']:,}", duration(row["gpu_s"]), f"{row['launches']:.0f}"] for row in measured
+    ]
+    text += markdown_table(["", "atoms", "GPU busy", "kernels and copies"], lines) + "\n"
+    most = max((row["atoms"] for row in measured), default=0)
+    for row in (row for row in measured if row["atoms"] == most):
+        text += f"{row['candidate']}, {most:,} atoms, the longest:\n\n"
+        lines = [
+            [
+                f"`{k['name']}`",
+                f"{k['launches']:.0f}",
+                duration(k["s"]),
+                f"{1e9 * k['s'] / most:.2f}",
+                f"{k['s'] / row['gpu_s']:.0%}",
+            ]
+            for k in row["kernels"][:16]
+        ]
+        text += markdown_table(["kernel", "times", "a step", "ns an atom", "share"], lines) + "\n"
+    return text + refusals(rows)
 
 
 def lammps(rows: list[dict]) -> str:
-    text = ("\n## LAMMPS, one rank\n\nA step end to end, a list rebuilt every 20 steps in it; parts by LAMMPS's own clock. "
-            "Overhead: the share of the step that is not the evaluation alone, as measured above.\n\n")
+    text = (
+        "\n## LAMMPS, one rank\n\nA step end to end, a list rebuilt every 20 steps in it; parts by LAMMPS's own clock. "
+        "Overhead: the share of the step that is not the evaluation alone, as measured above.\n\n"
+    )
     lines = []
     for row in rows:
         if row["outcome"] != "measured":
             continue
         step, parts, alone = row["step_s"], row["parts_s"], row.get("evaluation_s")
-        lines.append([f"{row['precision']}, neigh {row['neigh']}", f"{row['atoms']:,}", duration(step),
-                      speed(row["atoms"] / step), f"{parts.get('pair', 0) / step:.0%}", f"{parts.get('neigh', 0) / step:.0%}",
-                      f"{parts.get('comm', 0) / step:.0%}", f"{max(0.0, 1 - alone / step):.0%}" if alone else ""])
+        lines.append(
+            [
+                f"{row['precision']}, neigh {row['neigh']}",
+                f"{row['atoms']:,}",
+                duration(step),
+                speed(row["atoms"] / step),
+                f"{parts.get('pair', 0) / step:.0%}",
+                f"{parts.get('neigh', 0) / step:.0%}",
+                f"{parts.get('comm', 0) / step:.0%}",
+                f"{max(0.0, 1 - alone / step):.0%}" if alone else "",
+            ]
+        )
     text += markdown_table(["", "atoms", "a step", "atom-steps/s", "Pair", "Neigh", "Comm", "overhead"], lines)
-    said = unique(f"{row.get('precision', '')}, neigh {row.get('neigh', '')}: {row['outcome']}" for row in rows
-                  if row["outcome"] != "measured")
+    said = unique(
+        f"{row.get('precision', '')}, neigh {row.get('neigh', '')}: {row['outcome']}"
+        for row in rows
+        if row["outcome"] != "measured"
+    )
     return text + "\n" + "".join(f"* {sentence}\n" for sentence in said)
 
 
@@ -172,29 +244,46 @@ def layers(rows: list[dict]) -> str:
     for precision in unique(row["precision"] for row in measured):
         mine = [row for row in measured if row["precision"] == precision]
         text += f"{precision}, {mine[0]['atoms']:,} atoms, {mine[0]['neighbours']:.1f} neighbours:\n\n"
-        lines = [[row["layer"], str(row["count"]), f"{row['ns']:.2f}", f"{row['limit_ns']:.2f}" if "limit_ns" in row else "",
-                  row.get("limited_by", ""), f"{row['limit_ns'] / row['ns']:.0%}" if "limit_ns" in row else ""]
-                 for row in mine]
+        lines = [
+            [
+                row["layer"],
+                str(row["count"]),
+                f"{row['ns']:.2f}",
+                f"{row['limit_ns']:.2f}" if "limit_ns" in row else "",
+                row.get("limited_by", ""),
+                f"{row['limit_ns'] / row['ns']:.0%}" if "limit_ns" in row else "",
+            ]
+            for row in mine
+        ]
         total = sum(row["count"] * row["ns"] for row in mine)
         least = sum(row["count"] * row.get("limit_ns", 0) for row in mine)
-        lines.append(["sum", "", f"{total:.1f}", f"{least:.1f}" if least else "", "", f"{least / total:.0%}" if least else ""])
+        lines.append(
+            ["sum", "", f"{total:.1f}", f"{least:.1f}" if least else "", "", f"{least / total:.0%}" if least else ""]
+        )
         text += markdown_table(["layer", "times", "ns", "limit, ns", "set by", "share"], lines) + "\n"
     return text + refusals(rows)
 
 
 def head(results: dict) -> str:
     m, model = results["machine"], results["model"]
-    where = f"{m['gpu']}, driver {m['driver']}, mlff built with CUDA {m['mlff_cuda']}, PyTorch {m['torch']} (CUDA " \
-            f"{m['torch_cuda']}); {m['cpu']}" if m["device"] == "cuda" else f"{m['cpu']}, PyTorch {m['torch']}"
-    return (f"# mlff beside its peers\n\n{where}, {m['processors']} processors; {m['date']}, commit {m['commit'][:12]}. "
-            f"PaiNN of {model['features']} features, {model['interactions']} interactions, {model['radial_functions']} "
-            f"radial functions, {model['cutoff']:g} A ({model['file']}). Energy + forces + virial. Made by "
-            f"`python benchmarks/compare` in {results['wall_s']:.0f} s; every figure: compare.json.\n\n"
-            + "".join(f"* {note}\n" for note in results["notes"]) + "\n")
+    where = (
+        f"{m['gpu']}, driver {m['driver']}, mlff built with CUDA {m['mlff_cuda']}, PyTorch {m['torch']} (CUDA "
+        f"{m['torch_cuda']}); {m['cpu']}"
+        if m["device"] == "cuda"
+        else f"{m['cpu']}, PyTorch {m['torch']}"
+    )
+    return (
+        f"# mlff beside its peers\n\n{where}, {m['processors']} processors; {m['date']}, commit {m['commit'][:12]}. "
+        f"PaiNN of {model['features']} features, {model['interactions']} interactions, {model['radial_functions']} "
+        f"radial functions, {model['cutoff']:g} A ({model['file']}). Energy + forces + virial. Made by "
+        f"`python benchmarks/compare` in {results['wall_s']:.0f} s; every figure: compare.json.\n\n"
+        + "".join(f"* {note}\n" for note in results["notes"])
+        + "\n"
+    )
 
 
 def write(results: dict, folder: Path) -> None:
-    parts = {"sizes": sizes, "batches": batches, "steps": steps, "lammps": lammps, "layers": layers}
+    parts = {"sizes": sizes, "batches": batches, "steps": steps, "kernels": kernels, "lammps": lammps, "layers": layers}
     text = head(results) + "".join(part(results[name]) for name, part in parts.items() if results.get(name))
     (folder / "compare.md").write_text(text)
     import pictures

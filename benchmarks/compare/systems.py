@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """What is evaluated: molecules, boxes, batches, and the neighbour lists that every candidate is given."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -63,7 +64,9 @@ def from_internal_coordinates(table: str) -> tuple[list[str], np.ndarray]:
         b = x[int(numbers[2])] if len(numbers) > 2 else a + [1.0, 0.0, 0.0]
         c = x[int(numbers[4])] if len(numbers) > 4 else b + [0.0, 1.0, 0.0]
         length = numbers[1] if numbers else 0.0
-        angle, dihedral = np.radians([numbers[3] if len(numbers) > 2 else 180.0, numbers[5] if len(numbers) > 4 else 0.0])
+        angle, dihedral = np.radians(
+            [numbers[3] if len(numbers) > 2 else 180.0, numbers[5] if len(numbers) > 4 else 0.0]
+        )
         along = (b - a) / np.linalg.norm(b - a)
         across = (c - b) - along * np.dot(c - b, along)
         across /= np.linalg.norm(across)
@@ -195,8 +198,12 @@ def problem(systems: list[System], elements: tuple[str, ...], cutoff: float, dev
     for k, system in enumerate(systems):
         lists = find_neighbours(system, cutoff + SKIN, device)
         n = len(system)
-        near = torch.cat([((lists.x[b] - lists.x[a]) ** 2).sum(1) < cutoff**2
-                          for a, b in zip(lists.i.split(1 << 22), lists.j.split(1 << 22))])
+        near = torch.cat(
+            [
+                ((lists.x[b] - lists.x[a]) ** 2).sum(1) < cutoff**2
+                for a, b in zip(lists.i.split(1 << 22), lists.j.split(1 << 22))
+            ]
+        )
         a, b = lists.i[near], lists.j[near]
         x.append(lists.x[:n])
         i.append(a + offset)
@@ -205,5 +212,13 @@ def problem(systems: list[System], elements: tuple[str, ...], cutoff: float, dev
         frame.append(torch.full((n,), k, device=device))
         offset += n
     symbols = [s for system in systems for s in system.symbols]
-    return Problem(systems, species(symbols, elements), torch.cat(frame), torch.cat(x), torch.cat(i), torch.cat(j),
-                   torch.cat(shift), lists if len(systems) == 1 else None)
+    return Problem(
+        systems,
+        species(symbols, elements),
+        torch.cat(frame),
+        torch.cat(x),
+        torch.cat(i),
+        torch.cat(j),
+        torch.cat(shift),
+        lists if len(systems) == 1 else None,
+    )

@@ -18,9 +18,25 @@ SIZES = {9: 1, 27: 1}  # ethanol; a periodic box shorter than the cutoff's diame
 @pytest.fixture(scope="module")
 def folder(library, tmp_path_factory):
     output = tmp_path_factory.mktemp("compare")
-    command = [sys.executable, str(PROGRAM), "--device", "cpu", "--sections", "sizes,batches", "--sizes",
-               ",".join(map(str, SIZES)), "--batches", "2", "--seconds", "0.01", "--threads", "1", "--no-compile",
-               "--output", str(output)]
+    command = [
+        sys.executable,
+        str(PROGRAM),
+        "--device",
+        "cpu",
+        "--sections",
+        "sizes,batches",
+        "--sizes",
+        ",".join(map(str, SIZES)),
+        "--batches",
+        "2",
+        "--seconds",
+        "0.01",
+        "--threads",
+        "1",
+        "--no-compile",
+        "--output",
+        str(output),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "MLFF_LIBRARY": str(library)})
     assert done.returncode == 0, done.stdout + done.stderr
     return output
