@@ -157,7 +157,10 @@ def batches(rows: list[dict]) -> str:
     text += over_peers(rows, "structures", counts, head)
     one = {row["candidate"]: row["median_s"] for row in rows if row["structures"] == 1 and "median_s" in row}
     text += "\nTimes the step of one molecule:\n\n"
-    ratio = lambda row: f"{row['median_s'] / one[row['candidate']]:.2f}" if row["candidate"] in one else ""  # noqa: E731
+
+    def ratio(row):
+        return f"{row['median_s'] / one[row['candidate']]:.2f}" if row["candidate"] in one else ""
+
     return (
         text + markdown_table(head, crossed(rows, lambda row: row["structures"], counts, ratio)) + "\n" + refusals(rows)
     )
@@ -183,22 +186,21 @@ def steps(rows: list[dict]) -> str:
 
 
 def kernels(rows: list[dict]) -> str:
-    rows = [row for row in rows if row["outcome"] == "measured" or not row["outcome"].startswith("precision mixed")]
     measured = [row for row in rows if row["outcome"] == "measured"]
     text = "\n## The GPU's own time\n\nKernels and copies of one step with a list given, added up, and how many:\n\n"
     lines = [
         [row["candidate"], f"{row['atoms']:,}", duration(row["gpu_s"]), f"{row['launches']:.0f}"] for row in measured
     ]
     text += markdown_table(["", "atoms", "GPU busy", "kernels and copies"], lines) + "\n"
-    most = max((row["atoms"] for row in measured), default=0)
-    for row in (row for row in measured if row["atoms"] == most):
-        text += f"{row['candidate']}, {most:,} atoms, the longest:\n\n"
+    shown = (min((row["atoms"] for row in measured), default=0), max((row["atoms"] for row in measured), default=0))
+    for row in (row for row in measured if row["atoms"] in shown):
+        text += f"{row['candidate']}, {row['atoms']:,} atoms, the longest:\n\n"
         lines = [
             [
                 f"`{k['name']}`",
                 f"{k['launches']:.0f}",
                 duration(k["s"]),
-                f"{1e9 * k['s'] / most:.2f}",
+                f"{1e9 * k['s'] / row['atoms']:.2f}",
                 f"{k['s'] / row['gpu_s']:.0%}",
             ]
             for k in row["kernels"][:16]
