@@ -250,8 +250,8 @@ template <typename T, int FUNCTIONS> void launch_reverse(state<T> *s, int l)
 template <typename T> mlff_status message_forward(state<T> *s, int l, mlff_error *error)
 {
     if (s->N == 0) return MLFF_OK;
-    if constexpr (sizeof(T) == sizeof(float))
-        if (s->w.layer[l].fragments) return message_matrix_forward(s, l, error);
+    if constexpr (sizeof(T) <= sizeof(float))
+        if (message_matrix_suits(s)) return message_matrix_forward(s, l, error);
     const int functions = s->w.K + 1;
     if (functions <= 9)
         launch_forward<T, 9>(s, l);
@@ -270,8 +270,8 @@ template <typename T> mlff_status message_forward(state<T> *s, int l, mlff_error
 template <typename T> mlff_status message_reverse(state<T> *s, int l, mlff_error *error)
 {
     if (s->N == 0) return MLFF_OK;
-    if constexpr (sizeof(T) == sizeof(float))
-        if (s->w.layer[l].fragments) return message_matrix_reverse(s, l, error);
+    if constexpr (sizeof(T) <= sizeof(float))
+        if (message_matrix_suits(s)) return message_matrix_reverse(s, l, error);
     const int functions = s->w.K + 1;
     if (functions <= 9)
         launch_reverse<T, 9>(s, l);

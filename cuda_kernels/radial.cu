@@ -72,6 +72,7 @@ template <typename T> __global__ void __launch_bounds__(256) edges_kernel(edge_a
 template <typename T> mlff_status radial_forward(state<T> *s, mlff_error *error)
 {
     if (s->N == 0) return MLFF_OK;
+    s->clusters.n_rows = 0; /* they are of other edges */
     const edge_arguments<T> a = {s->N,
                                  s->w.cutoff,
                                  s->x,
