@@ -24,7 +24,7 @@ namespace mlff
 {
 
 constexpr int COLUMNS = 16, TILES = 4, PASS_EDGES = 16 * TILES;
-constexpr int FORWARD_ROWS = 16, FORWARD_SEATS = 320, REVERSE_ROWS = 8, REVERSE_SEATS = 240;
+constexpr int FORWARD_ROWS = 16, FORWARD_SEATS = 320, REVERSE_ROWS = 8, REVERSE_SEATS = 232;
 constexpr int FORWARD_PLANES = 5, REVERSE_PLANES = 4; /* x_s, x_R, y (3); s_adj, v_adj (3) */
 constexpr int MIN_ROWS = 1024;                        /* fewer do not fill the machine with clusters */
 
@@ -44,30 +44,39 @@ struct matrix_arguments {
 
 /* ----------------------------------------------------------------------------------------- shared memory */
 
-/* Where a plane of a seat begins. Of four planes every other seat (every fourth in half) has them in another order, so that
- * two lanes that read the same plane of different seats meet different banks. */
-template <typename T, int PLANES> __device__ inline int plane_of(int seat, int plane)
+/* Where a seat begins, in bytes, and the plane p of it: begin ^ p * plane bytes for four planes, + for five. Of four planes
+ * every other seat (every fourth in half) has them in another order, so that two lanes that read the same plane of different
+ * seats meet different banks; the turn is part of `begin`. */
+template <typename T, int PLANES> __device__ inline int seat_begin(int seat)
 {
-    const int turn = PLANES == 4 ? (sizeof(T) == 4 ? seat & 1 : seat & 3) : 0;
-    return (seat * PLANES + (plane ^ turn)) * COLUMNS;
+    constexpr int BYTES = COLUMNS * sizeof(T);
+    return seat * PLANES * BYTES + (PLANES == 4 ? (sizeof(T) == 4 ? seat & 1 : seat & 3) * BYTES : 0);
+}
+
+template <typename T, int PLANES> __device__ inline int plane_of(int begin, int plane)
+{
+    constexpr int BYTES = COLUMNS * sizeof(T);
+    return PLANES == 4 ? begin ^ plane * BYTES : begin + plane * BYTES;
 }
 
 /* Starts the copies of all seats' columns; from [rows][PLANES][F], at the slice's first column. */
 template <typename T, int PLANES>
-__device__ inline void stage_neighbours(T *stage, const T *from, int F, const cluster_list &clusters, int cluster)
+__device__ inline void stage_neighbours(char *stage, const T *from, int F, const cluster_list &clusters, int cluster)
 {
-    constexpr int WIDTH = 16 / sizeof(T), PIECES = COLUMNS / WIDTH, EACH = PLANES * PIECES;
+    constexpr int WIDTH = 16 / sizeof(T),
+                  PIECES = COLUMNS / WIDTH; /* 16-byte pieces of a plane, neighbouring threads */
     const int32_t *rows = clusters.rows + (size_t)cluster * clusters.seats;
-    const int n = abs(clusters.taken[cluster]) * EACH;
-#pragma unroll 4
-    for (int q = threadIdx.x; q < n; q += blockDim.x) {
-        const int seat = q / EACH, plane = q % EACH / PIECES, piece = q % PIECES * WIDTH;
+    const int seats = abs(clusters.taken[cluster]), piece = threadIdx.x % PIECES;
+#pragma unroll 2
+    for (int seat = threadIdx.x / PIECES; seat < seats; seat += blockDim.x / PIECES) {
         const int32_t row = rows[seat];
-        if (row >= 0)
-            copy_16_async(stage + plane_of<T, PLANES>(seat, plane) + piece, from + ((size_t)row * PLANES + plane) * F + piece,
-                          true);
+        if (row < 0) continue;
+        const T *source = from + (size_t)row * (PLANES * F) + piece * WIDTH;
+        const int begin = seat_begin<T, PLANES>(seat);
+#pragma unroll
+        for (int plane = 0; plane < PLANES; plane++, source += F)
+            copy_16_async(stage + plane_of<T, PLANES>(begin, plane) + piece * 16, source, true);
     }
-    commit_copies();
 }
 
 __device__ inline void load_four(const float *from, float (&to)[4])
@@ -103,53 +112,58 @@ __device__ inline float2 load_two(const __half *from)
     return __half22float2(*(const __half2 *)from);
 }
 
-/* An edge's neighbour: a seat, or -1 - row where it has none. ALL: every edge of the cluster has a seat. */
+/* An edge's neighbour: where its seat begins, or -1 - row where it has none. ALL: every edge of the cluster has a seat. */
 template <typename T, int PLANES, bool ALL>
-__device__ inline void gather(const T *stage, const T *tensor, int F, int neighbour, int plane, int column, int t,
+__device__ inline void gather(const char *stage, const T *tensor, int F, int neighbour, int plane, int column, int t,
                               float (&to)[4])
 {
     if (ALL || neighbour >= 0)
-        load_four(stage + plane_of<T, PLANES>(neighbour, plane) + 4 * t, to);
+        load_four((const T *)(stage + plane_of<T, PLANES>(neighbour, plane)) + 4 * t, to);
     else
         load_four(tensor + ((size_t)(-1 - neighbour) * PLANES + plane) * F + column + 4 * t, to);
 }
 
-/* The edges of rows g and g + 8 of a tile, with their neighbours; padding has d < 0 and the last edge's neighbour. */
-struct tile_edges {
-    edge_cutoff cutoff[2];
-    float4 geometry[2]; /* u, neighbour */
+/* The edges of a pass: of rows g and g + 8 of every tile. Padding has d < 0 and the last edge's neighbour. */
+struct pass_edges {
+    edge<float> r[TILES][2];
+    int neighbour[TILES][2];
 };
 
-__device__ inline tile_edges load_tile(const matrix_arguments &a, int64_t first, int edges, int from, int g)
+template <typename T, int PLANES>
+__device__ inline void load_edges(const matrix_arguments &a, int64_t first, int edges, int pass, int g, pass_edges &to)
 {
-    tile_edges out;
+    uint32_t place[TILES][2];
+    const int last = edges - 1;
 #pragma unroll
-    for (int h = 0; h < 2; h++) {
-        const int q = from + 8 * h + g;
-        const uint32_t place = a.clusters.places[first + min(q, edges - 1)];
-        const int64_t e = first + (place >> 16);
-        const edge<float> r = a.edges[e];
-        const int seat = place & 0xffff;
-        out.cutoff[h] = cutoff_of(a.radial, r.d);
-        if (q >= edges) out.cutoff[h].d = -1;
-        out.geometry[h] =
-            make_float4(r.u[0], r.u[1], r.u[2], __int_as_float(seat == NO_SEAT ? -1 - a.edge_row[e] : seat));
+    for (int q = 0; q < 2 * TILES; q++)
+        place[q / 2][q % 2] = last < 0 ? 0 : a.clusters.places[first + min(pass + 8 * q + g, last)];
+#pragma unroll
+    for (int q = 0; q < 2 * TILES; q++) {
+        if (last < 0) continue;
+        const int64_t e = first + (place[q / 2][q % 2] >> 16);
+        const int seat = place[q / 2][q % 2] & 0xffff;
+        to.r[q / 2][q % 2] = a.edges[e];
+        if (pass + 8 * q + g > last) to.r[q / 2][q % 2].d = -1;
+        to.neighbour[q / 2][q % 2] = seat == NO_SEAT ? -1 - a.edge_row[e] : seat_begin<T, PLANES>(seat);
     }
-    return out;
 }
 
-template <bool SPLIT_, int KINDS>
-__device__ inline void load_weights(const uint2 *fragments, int slice, int kind, int lane, uint2 (&b)[KINDS][2][PARTS])
+__device__ inline float4 geometry_of(const edge<float> &r, int neighbour)
+{
+    return make_float4(r.u[0], r.u[1], r.u[2], __int_as_float(neighbour));
+}
+
+constexpr int SLICE_FRAGMENTS = 3 * 2 * PARTS * 32; /* uint2 of a slice's weights */
+
+/* fragments: of the slice, [3][2][PARTS][32] */
+template <bool SPLIT_>
+__device__ inline void load_weights(const uint2 *fragments, int kind, int lane, uint2 (&b)[2][PARTS])
 {
 #pragma unroll
-    for (int q = 0; q < KINDS; q++)
+    for (int half = 0; half < 2; half++)
 #pragma unroll
-        for (int half = 0; half < 2; half++)
-#pragma unroll
-            for (int part = 0; part < PARTS; part++)
-                if (SPLIT_ || part != 1)
-                    b[q][half][part] =
-                        fragments[((((size_t)slice * 3 + kind + q) * 2 + half) * PARTS + part) * 32 + lane];
+        for (int part = 0; part < PARTS; part++)
+            if (SPLIT_ || part != 1) b[half][part] = fragments[((kind * 2 + half) * PARTS + part) * 32 + lane];
 }
 
 /* Sums over the eight rows g of four vectors of the lane's four columns; lane 4g + t is left with columns
@@ -162,8 +176,8 @@ __device__ inline float2 sum_over_rows(const float (&x)[4][4], int g)
     for (int v = 0; v < 2; v++)
 #pragma unroll
         for (int q = 0; q < 4; q++)
-            two[v][q] = (upper ? x[2 + v][q] : x[v][q]) +
-                        __shfl_xor_sync(0xffffffffu, upper ? x[v][q] : x[2 + v][q], 16);
+            two[v][q] =
+                (upper ? x[2 + v][q] : x[v][q]) + __shfl_xor_sync(0xffffffffu, upper ? x[v][q] : x[2 + v][q], 16);
 #pragma unroll
     for (int q = 0; q < 4; q++)
         one[q] = (odd ? two[1][q] : two[0][q]) + __shfl_xor_sync(0xffffffffu, odd ? two[0][q] : two[1][q], 8);
@@ -176,96 +190,91 @@ __device__ inline float2 sum_over_rows(const float (&x)[4][4], int g)
 /* ---------------------------------------------------------------------------------------------- forward */
 
 template <typename T> struct forward_shared {
-    T stage[2][FORWARD_SEATS * FORWARD_PLANES * COLUMNS];
+    alignas(256) char stage[2][FORWARD_SEATS * FORWARD_PLANES * COLUMNS * sizeof(T)];
+    uint2 weights[2][SLICE_FRAGMENTS];
     float4 geometry[FORWARD_ROWS][PASS_EDGES];
     radial_table table;
 };
 
+template <typename T>
+__device__ inline void stage_slice(forward_shared<T> &shared, const matrix_arguments &a, const T *features, int slice,
+                                   int cluster, int buffer)
+{
+    const char *weights = (const char *)(a.fragments + (size_t)slice * SLICE_FRAGMENTS);
+    for (int q = threadIdx.x; q < SLICE_FRAGMENTS / 2; q += blockDim.x)
+        copy_16_async((char *)shared.weights[buffer] + 16 * q, weights + 16 * q, true);
+    stage_neighbours<T, FORWARD_PLANES>(shared.stage[buffer], features + slice * COLUMNS, a.F, a.clusters, cluster);
+    commit_copies();
+}
+
+/* One kind of message of two tiles: W x, added to what it goes to. */
+template <typename T, bool ALL, int KIND>
+__device__ inline void forward_tiles(const matrix_arguments &a, const char *stage, const T *features,
+                                     const float4 *geometry, const uint4 (&phi)[TILES][PARTS], int tile,
+                                     const uint2 (&b)[2][PARTS], int column, int g, int t, float (&sum)[4][4])
+{
+    float W[2][2][4];
+#pragma unroll
+    for (int i = 0; i < 2; i++) filter<SPLIT<T>>(phi[tile + i], b, W[i]);
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const float4 r = geometry[(tile + i) * 16 + 8 * h + g];
+            const int neighbour = __float_as_int(r.w);
+            float x[4];
+#pragma unroll
+            for (int c = 0; c < (KIND == 2 ? 3 : 1); c++) {
+                gather<T, FORWARD_PLANES, ALL>(stage, features, a.F, neighbour, KIND + c, column, t, x);
+#pragma unroll
+                for (int q = 0; q < 4; q++) {
+                    const float w = W[i][q / 2][2 * h + q % 2];
+                    if (KIND == 0) sum[0][q] += w * x[q];
+                    if (KIND == 2) sum[1 + c][q] += w * x[q];
+                    if (KIND != 1) continue;
+                    const float R = w * x[q];
+                    sum[1][q] += R * r.x, sum[2][q] += R * r.y, sum[3][q] += R * r.z;
+                }
+            }
+        }
+}
+
 /* One slice of a row: sum [4][4] of s and v of the lane's columns, over its rows g of every tile. */
 template <typename T, bool ALL>
-__device__ inline void forward_slice(const matrix_arguments &a, const T *stage, const T *features, const float4 *geometry,
-                                     const uint4 (&phi)[TILES][PARTS], int tiles, int slice, float (&sum)[4][4])
+__device__ inline void forward_slice(const matrix_arguments &a, const char *stage, const uint2 *weights,
+                                     const T *features, const float4 *geometry, const uint4 (&phi)[TILES][PARTS],
+                                     int tiles, int column, float (&sum)[4][4])
 {
-    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, column = slice * COLUMNS;
-    uint2 b[1][2][PARTS];
-    float W[2][4], x[4];
-    load_weights<SPLIT<T>, 1>(a.fragments, slice, 0, lane, b);
+    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    uint2 b[2][PARTS];
 #pragma unroll
-    for (int tile = 0; tile < TILES; tile++) {
-        if (tile >= tiles) break;
-        filter<SPLIT<T>>(phi[tile], b[0], W);
+    for (int kind = 0; kind < 3; kind++) {
+        load_weights<SPLIT<T>>(weights, kind, lane, b);
 #pragma unroll
-        for (int h = 0; h < 2; h++) {
-            const int neighbour = __float_as_int(geometry[tile * 16 + 8 * h + g].w);
-            gather<T, FORWARD_PLANES, ALL>(stage, features, a.F, neighbour, 0, column, t, x);
-#pragma unroll
-            for (int q = 0; q < 4; q++) sum[0][q] += W[q / 2][2 * h + q % 2] * x[q];
-        }
-    }
-    load_weights<SPLIT<T>, 1>(a.fragments, slice, 1, lane, b);
-#pragma unroll
-    for (int tile = 0; tile < TILES; tile++) {
-        if (tile >= tiles) break;
-        filter<SPLIT<T>>(phi[tile], b[0], W);
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-            const float4 r = geometry[tile * 16 + 8 * h + g];
-            gather<T, FORWARD_PLANES, ALL>(stage, features, a.F, __float_as_int(r.w), 1, column, t, x);
-#pragma unroll
-            for (int q = 0; q < 4; q++) {
-                const float R = W[q / 2][2 * h + q % 2] * x[q];
-                sum[1][q] += R * r.x, sum[2][q] += R * r.y, sum[3][q] += R * r.z;
-            }
-        }
-    }
-    load_weights<SPLIT<T>, 1>(a.fragments, slice, 2, lane, b);
-#pragma unroll
-    for (int tile = 0; tile < TILES; tile++) {
-        if (tile >= tiles) break;
-        filter<SPLIT<T>>(phi[tile], b[0], W);
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-            const int neighbour = __float_as_int(geometry[tile * 16 + 8 * h + g].w);
-#pragma unroll
-            for (int c = 0; c < 3; c++) {
-                gather<T, FORWARD_PLANES, ALL>(stage, features, a.F, neighbour, 2 + c, column, t, x);
-#pragma unroll
-                for (int q = 0; q < 4; q++) sum[1 + c][q] += W[q / 2][2 * h + q % 2] * x[q];
-            }
+        for (int tile = 0; tile < TILES; tile += 2) {
+            if (tile >= tiles) break;
+            if (kind == 0)
+                forward_tiles<T, ALL, 0>(a, stage, features, geometry, phi, tile, b, column, g, t, sum);
+            else if (kind == 1)
+                forward_tiles<T, ALL, 1>(a, stage, features, geometry, phi, tile, b, column, g, t, sum);
+            else
+                forward_tiles<T, ALL, 2>(a, stage, features, geometry, phi, tile, b, column, g, t, sum);
         }
     }
 }
 
-/* s += , v_out = v_in + (a later pass: v_out +=) */
-template <typename T>
-__device__ inline void add_to_row(const matrix_arguments &a, int row, int column, bool again, const float (&sum)[4][4],
-                                  const T *v_in, float *s, T *v_out)
-{
-    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, vector = g / 2;
-    const float2 part = sum_over_rows(sum, g);
-    const int f = column + 4 * t + 2 * (g % 2);
-    if (vector == 0) {
-        float *to = s + (size_t)row * a.F + f;
-        store_two(to, to[0] + part.x * a.scale, to[1] + part.y * a.scale);
-    } else {
-        const size_t at = ((size_t)row * 3 + vector - 1) * a.F + f;
-        const float2 old = load_two(again ? v_out + at : v_in + at);
-        store_two(v_out + at, old.x + part.x * a.scale, old.y + part.y * a.scale);
-    }
-}
-
-template <typename T>
+template <typename T, bool GAUSSIAN>
 __global__ void __launch_bounds__(FORWARD_ROWS * 32, 1)
-    message_matrix_kernel(matrix_arguments a, const T *__restrict__ features, const T *__restrict__ v_in, float *s, T *v_out)
+    message_matrix_kernel(matrix_arguments a, const T *__restrict__ features, const T *__restrict__ v_in, float *s,
+                          T *v_out)
 {
-    extern __shared__ __align__(16) char memory[];
+    extern __shared__ __align__(256) char memory[];
     forward_shared<T> &shared = *(forward_shared<T> *)memory;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, slices = a.F / COLUMNS;
     float4 *geometry = shared.geometry[warp];
     load_radial_table(a.radial, shared.table);
     int buffer = 0, cluster = blockIdx.x;
-    if (cluster < a.n_clusters)
-        stage_neighbours<T, FORWARD_PLANES>(shared.stage[0], features, a.F, a.clusters, cluster);
+    if (cluster < a.n_clusters) stage_slice(shared, a, features, 0, cluster, 0);
     for (; cluster < a.n_clusters; cluster += gridDim.x) {
         const int row = cluster * FORWARD_ROWS + warp, edges = row < a.N ? a.count[row] : 0;
         const int64_t first = row < a.N ? a.first[row] : 0;
@@ -273,30 +282,46 @@ __global__ void __launch_bounds__(FORWARD_ROWS * 32, 1)
         for (int pass = 0, more = 1; more; pass += PASS_EDGES) {
             more = __syncthreads_or(edges > pass + PASS_EDGES);
             const int tiles = edges > pass ? min(TILES, (edges - pass + 15) / 16) : 0;
-            uint4 phi[TILES][PARTS];
+            pass_edges r;
+            if (tiles > 0) load_edges<T, FORWARD_PLANES>(a, first, edges, pass, g, r);
+            uint4 phi[TILES][PARTS], unused[PARTS];
 #pragma unroll
             for (int tile = 0; tile < TILES; tile++) {
-                if (tile >= tiles) break;
-                const tile_edges r = load_tile(a, first, edges, pass + tile * 16, g);
-                edge_fragments<false>(a.radial, shared.table, r.cutoff, t, phi[tile]);
-                if (t < 2) geometry[tile * 16 + 8 * t + g] = r.geometry[t];
+                if (tile / 2 * 2 >= tiles) break;
+                const edge_cutoff cutoff[2] = {cutoff_of(a.radial, r.r[tile][0].d),
+                                               cutoff_of(a.radial, r.r[tile][1].d)};
+                edge_fragments<GAUSSIAN, false>(shared.table, cutoff, t, phi[tile], unused);
+                if (t == 0) {
+                    geometry[tile * 16 + g] = geometry_of(r.r[tile][0], r.neighbour[tile][0]);
+                    geometry[tile * 16 + 8 + g] = geometry_of(r.r[tile][1], r.neighbour[tile][1]);
+                }
             }
             __syncwarp();
             for (int slice = 0; slice < slices; slice++, buffer ^= 1) {
+                /* what the sums are added to: vector g / 2 of (s, v), two columns */
+                const int f = slice * COLUMNS + 4 * t + 2 * (g % 2), vector = g / 2;
+                const size_t at = ((size_t)row * 3 + vector - 1) * a.F + f;
+                float2 old = make_float2(0, 0);
+                if (row < a.N)
+                    old = vector == 0 ? load_two(s + (size_t)row * a.F + f) : load_two((pass > 0 ? v_out : v_in) + at);
                 wait_copies<0>();
                 __syncthreads();
                 const int next = slice + 1 < slices ? slice + 1 : 0,
                           whose = next > 0 || more ? cluster : cluster + gridDim.x;
-                if (whose < a.n_clusters)
-                    stage_neighbours<T, FORWARD_PLANES>(shared.stage[buffer ^ 1], features + next * COLUMNS, a.F,
-                                                        a.clusters, whose);
+                if (whose < a.n_clusters) stage_slice(shared, a, features, next, whose, buffer ^ 1);
                 float sum[4][4] = {};
+                const char *stage = shared.stage[buffer];
+                const uint2 *weights = shared.weights[buffer];
                 if (all)
-                    forward_slice<T, true>(a, shared.stage[buffer], features, geometry, phi, tiles, slice, sum);
+                    forward_slice<T, true>(a, stage, weights, features, geometry, phi, tiles, slice * COLUMNS, sum);
                 else
-                    forward_slice<T, false>(a, shared.stage[buffer], features, geometry, phi, tiles, slice, sum);
-                if (row < a.N && (tiles > 0 || pass == 0))
-                    add_to_row(a, row, slice * COLUMNS, pass > 0, sum, v_in, s, v_out);
+                    forward_slice<T, false>(a, stage, weights, features, geometry, phi, tiles, slice * COLUMNS, sum);
+                const float2 part = sum_over_rows(sum, g);
+                if (row >= a.N) continue;
+                if (vector == 0)
+                    store_two(s + (size_t)row * a.F + f, old.x + part.x * a.scale, old.y + part.y * a.scale);
+                else
+                    store_two(v_out + at, old.x + part.x * a.scale, old.y + part.y * a.scale);
             }
             __syncwarp();
         }
@@ -306,7 +331,7 @@ __global__ void __launch_bounds__(FORWARD_ROWS * 32, 1)
 /* ---------------------------------------------------------------------------------------------- reverse */
 
 template <typename T> struct reverse_shared {
-    T stage[2][REVERSE_SEATS * REVERSE_PLANES * COLUMNS];
+    alignas(256) char stage[2][REVERSE_SEATS * REVERSE_PLANES * COLUMNS * sizeof(T)];
     uint4 fragments[REVERSE_ROWS][TILES][2][SPLIT<T> ? 3 : 2][32]; /* of phi and dphi/dd */
     float4 geometry[REVERSE_ROWS][PASS_EDGES];
     radial_table table;
@@ -327,19 +352,24 @@ template <bool SPLIT_, int STORED> __device__ inline void recall(const uint4 (*f
     if (SPLIT_) a[1] = from[STORED - 1][lane];
 }
 
-/* What one slice adds to the adjoints of a row's features, and to those of its edges (u, d). */
+/* What one slice adds to the adjoints of a row's features x [5], and to those of its edges (u, d). */
 template <typename T, bool ALL>
-__device__ inline void reverse_slice(const matrix_arguments &a, const reverse_shared<T> &shared, const T *stage,
+__device__ inline void reverse_slice(const matrix_arguments &a, const reverse_shared<T> &shared, const char *stage,
                                      const T *adj, int tiles, int slice, const float (&x)[5][4], float (&x_adj)[5][4],
                                      float (&edge_adj)[TILES][2][4])
 {
     constexpr int STORED = SPLIT<T> ? 3 : 2;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, column = slice * COLUMNS;
     uint2 b[3][2][PARTS];
-    load_weights<SPLIT<T>, 3>(a.fragments, slice, 0, lane, b);
+#pragma unroll
+    for (int kind = 0; kind < 3; kind++)
+        load_weights<SPLIT<T>>(a.fragments + (size_t)slice * SLICE_FRAGMENTS, kind, lane, b[kind]);
 #pragma unroll
     for (int tile = 0; tile < TILES; tile++) {
         if (tile >= tiles) break;
+        uint4 phi[PARTS], dphi[PARTS];
+        recall<SPLIT<T>, STORED>(shared.fragments[warp][tile][0], phi, lane);
+        recall<SPLIT<T>, STORED>(shared.fragments[warp][tile][1], dphi, lane);
         float4 r[2];
         float in[2][4][4]; /* s_adj, v_adj (3) of the neighbours */
 #pragma unroll
@@ -349,45 +379,31 @@ __device__ inline void reverse_slice(const matrix_arguments &a, const reverse_sh
             for (int p = 0; p < 4; p++)
                 gather<T, REVERSE_PLANES, ALL>(stage, adj, a.F, __float_as_int(r[h].w), p, column, t, in[h][p]);
         }
-        uint4 phi[PARTS], dphi[PARTS];
-        recall<SPLIT<T>, STORED>(shared.fragments[warp][tile][0], phi, lane);
-        recall<SPLIT<T>, STORED>(shared.fragments[warp][tile][1], dphi, lane);
-        float W[2][4], dW[2][4];
-        filter<SPLIT<T>>(phi, b[0], W);
-        filter<SPLIT<T>>(dphi, b[0], dW);
+        float W[3][2][4], dW[3][2][4];
+#pragma unroll
+        for (int kind = 0; kind < 3; kind++) {
+            filter<SPLIT<T>>(phi, b[kind], W[kind]);
+            filter<SPLIT<T>>(dphi, b[kind], dW[kind]);
+        }
 #pragma unroll
         for (int h = 0; h < 2; h++)
 #pragma unroll
             for (int q = 0; q < 4; q++) {
-                x_adj[0][q] += W[q / 2][2 * h + q % 2] * in[h][0][q];
-                edge_adj[tile][h][3] += dW[q / 2][2 * h + q % 2] * x[0][q] * in[h][0][q];
-            }
-        filter<SPLIT<T>>(phi, b[1], W);
-        filter<SPLIT<T>>(dphi, b[1], dW);
-#pragma unroll
-        for (int h = 0; h < 2; h++)
-#pragma unroll
-            for (int q = 0; q < 4; q++) {
-                const float along = -(r[h].x * in[h][1][q] + r[h].y * in[h][2][q] + r[h].z * in[h][3][q]);
-                const float w = W[q / 2][2 * h + q % 2], R = w * x[1][q];
-                x_adj[1][q] += w * along;
-                edge_adj[tile][h][3] += dW[q / 2][2 * h + q % 2] * x[1][q] * along;
-#pragma unroll
-                for (int c = 0; c < 3; c++) edge_adj[tile][h][c] -= R * in[h][1 + c][q];
-            }
-        filter<SPLIT<T>>(phi, b[2], W);
-        filter<SPLIT<T>>(dphi, b[2], dW);
-#pragma unroll
-        for (int h = 0; h < 2; h++)
-#pragma unroll
-            for (int q = 0; q < 4; q++) {
-                float inner = 0;
+                const int at = 2 * h + q % 2;
+                const float s = in[h][0][q], v[3] = {in[h][1][q], in[h][2][q], in[h][3][q]};
+                const float along = -(r[h].x * v[0] + r[h].y * v[1] + r[h].z * v[2]);
+                const float inner = x[2][q] * v[0] + x[3][q] * v[1] + x[4][q] * v[2];
+                const float R = W[1][q / 2][at] * x[1][q];
+                x_adj[0][q] += W[0][q / 2][at] * s;
+                x_adj[1][q] += W[1][q / 2][at] * along;
+                edge_adj[tile][h][3] += dW[0][q / 2][at] * (x[0][q] * s);
+                edge_adj[tile][h][3] += dW[1][q / 2][at] * (x[1][q] * along);
+                edge_adj[tile][h][3] += dW[2][q / 2][at] * inner;
 #pragma unroll
                 for (int c = 0; c < 3; c++) {
-                    x_adj[2 + c][q] += W[q / 2][2 * h + q % 2] * in[h][1 + c][q];
-                    inner += x[2 + c][q] * in[h][1 + c][q];
+                    x_adj[2 + c][q] += W[2][q / 2][at] * v[c];
+                    edge_adj[tile][h][c] -= R * v[c];
                 }
-                edge_adj[tile][h][3] += dW[q / 2][2 * h + q % 2] * inner;
             }
     }
 }
@@ -436,18 +452,21 @@ __device__ inline void add_edge_adjoints(const matrix_arguments &a, int64_t firs
         }
 }
 
-template <typename T>
+template <typename T, bool GAUSSIAN>
 __global__ void __launch_bounds__(REVERSE_ROWS * 32, 1)
     message_matrix_reverse_kernel(matrix_arguments a, const T *__restrict__ features, const T *__restrict__ adj,
                                   T *features_adj, edge_adjoint<float> *edge_adj)
 {
-    extern __shared__ __align__(16) char memory[];
+    extern __shared__ __align__(256) char memory[];
     reverse_shared<T> &shared = *(reverse_shared<T> *)memory;
     constexpr int STORED = SPLIT<T> ? 3 : 2;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, slices = a.F / COLUMNS;
     load_radial_table(a.radial, shared.table);
     int buffer = 0, cluster = blockIdx.x;
-    if (cluster < a.n_clusters) stage_neighbours<T, REVERSE_PLANES>(shared.stage[0], adj, a.F, a.clusters, cluster);
+    if (cluster < a.n_clusters) {
+        stage_neighbours<T, REVERSE_PLANES>(shared.stage[0], adj, a.F, a.clusters, cluster);
+        commit_copies();
+    }
     for (; cluster < a.n_clusters; cluster += gridDim.x) {
         const int row = cluster * REVERSE_ROWS + warp, edges = row < a.N ? a.count[row] : 0;
         const int64_t first = row < a.N ? a.first[row] : 0;
@@ -455,30 +474,39 @@ __global__ void __launch_bounds__(REVERSE_ROWS * 32, 1)
         for (int pass = 0, more = 1; more; pass += PASS_EDGES) {
             more = __syncthreads_or(edges > pass + PASS_EDGES);
             const int tiles = edges > pass ? min(TILES, (edges - pass + 15) / 16) : 0;
-            for (int tile = 0; tile < tiles; tile++) {
-                const tile_edges r = load_tile(a, first, edges, pass + tile * 16, g);
-                uint4 fragments[PARTS];
-                edge_fragments<false>(a.radial, shared.table, r.cutoff, t, fragments);
-                keep<SPLIT<T>, STORED>(shared.fragments[warp][tile][0], fragments, lane);
-                edge_fragments<true>(a.radial, shared.table, r.cutoff, t, fragments);
-                keep<SPLIT<T>, STORED>(shared.fragments[warp][tile][1], fragments, lane);
-                if (t < 2) shared.geometry[warp][tile * 16 + 8 * t + g] = r.geometry[t];
+            pass_edges r;
+            if (tiles > 0) load_edges<T, REVERSE_PLANES>(a, first, edges, pass, g, r);
+#pragma unroll
+            for (int tile = 0; tile < TILES; tile++) {
+                if (tile >= tiles) break;
+                uint4 phi[PARTS], dphi[PARTS];
+                const edge_cutoff cutoff[2] = {cutoff_of(a.radial, r.r[tile][0].d),
+                                               cutoff_of(a.radial, r.r[tile][1].d)};
+                edge_fragments<GAUSSIAN, true>(shared.table, cutoff, t, phi, dphi);
+                keep<SPLIT<T>, STORED>(shared.fragments[warp][tile][0], phi, lane);
+                keep<SPLIT<T>, STORED>(shared.fragments[warp][tile][1], dphi, lane);
+                if (t == 0) {
+                    shared.geometry[warp][tile * 16 + g] = geometry_of(r.r[tile][0], r.neighbour[tile][0]);
+                    shared.geometry[warp][tile * 16 + 8 + g] = geometry_of(r.r[tile][1], r.neighbour[tile][1]);
+                }
             }
             __syncwarp();
             float to_edges[TILES][2][4] = {};
             for (int slice = 0; slice < slices; slice++, buffer ^= 1) {
+                float x[5][4] = {}, x_adj[5][4] = {};
+#pragma unroll
+                for (int q = 0; q < 5; q++)
+                    if (row < a.N) load_four(features + ((size_t)row * 5 + q) * a.F + slice * COLUMNS + 4 * t, x[q]);
                 wait_copies<0>();
                 __syncthreads();
                 const int next = slice + 1 < slices ? slice + 1 : 0,
                           whose = next > 0 || more ? cluster : cluster + gridDim.x;
-                if (whose < a.n_clusters)
+                if (whose < a.n_clusters) {
                     stage_neighbours<T, REVERSE_PLANES>(shared.stage[buffer ^ 1], adj + next * COLUMNS, a.F, a.clusters,
                                                         whose);
+                    commit_copies();
+                }
                 if (row >= a.N) continue;
-                float x[5][4], x_adj[5][4] = {};
-#pragma unroll
-                for (int q = 0; q < 5; q++)
-                    load_four(features + ((size_t)row * 5 + q) * a.F + slice * COLUMNS + 4 * t, x[q]);
                 if (all)
                     reverse_slice<T, true>(a, shared, shared.stage[buffer], adj, tiles, slice, x, x_adj, to_edges);
                 else
@@ -552,8 +580,17 @@ static mlff_status arguments_of(state<T> *s, int l, int rows, int seats, matrix_
         MLFF_TRY(clusters_make(s, s->clusters, error));
     }
     const layer_weights<float> &w = s->w.layer[l];
-    *a = {s->N,     s->w.F,   (s->N + rows - 1) / rows, radial_of(s->w), w.fragments, w.fragment_scale, s->first,
-          s->count, s->edge_row, s->edges, s->clusters};
+    *a = {s->N,
+          s->w.F,
+          (s->N + rows - 1) / rows,
+          radial_of(s->w),
+          w.fragments,
+          w.fragment_scale,
+          s->first,
+          s->count,
+          s->edge_row,
+          s->edges,
+          s->clusters};
     return MLFF_OK;
 }
 
@@ -562,7 +599,7 @@ template <typename T> mlff_status message_matrix_forward(state<T> *s, int l, mlf
     matrix_arguments a;
     MLFF_TRY(arguments_of(s, l, FORWARD_ROWS, FORWARD_SEATS, &a, error));
     const int threads = FORWARD_ROWS * 32;
-    const auto kernel = message_matrix_kernel<T>;
+    const auto kernel = a.radial.gaussian ? message_matrix_kernel<T, true> : message_matrix_kernel<T, false>;
     const int blocks = blocks_for(kernel, threads, sizeof(forward_shared<T>), a.n_clusters);
     kernel<<<blocks, threads, sizeof(forward_shared<T>), s->stream>>>(a, s->layer[l].features, s->layer[l].v, s->s,
                                                                       s->v_mid);
@@ -575,7 +612,8 @@ template <typename T> mlff_status message_matrix_reverse(state<T> *s, int l, mlf
     matrix_arguments a;
     MLFF_TRY(arguments_of(s, l, REVERSE_ROWS, REVERSE_SEATS, &a, error));
     const int threads = REVERSE_ROWS * 32;
-    const auto kernel = message_matrix_reverse_kernel<T>;
+    const auto kernel =
+        a.radial.gaussian ? message_matrix_reverse_kernel<T, true> : message_matrix_reverse_kernel<T, false>;
     const int blocks = blocks_for(kernel, threads, sizeof(reverse_shared<T>), a.n_clusters);
     kernel<<<blocks, threads, sizeof(reverse_shared<T>), s->stream>>>(a, s->layer[l].features, s->adj, s->features_adj,
                                                                       s->edge_adj);

@@ -21,17 +21,26 @@ namespace mlff
 constexpr int MATRIX_K = 20;
 constexpr int PARTS = 3; /* fragments of 16 edges, or of a weight tile: high halves, low halves, the fourth step */
 
-/* Offsets and inverse widths in single, for shared memory. */
+/* What a lane needs of its functions, in single. Gaussians: offset, sqrt(log2(e)/2)/width for 2^-(.)^2, and what its
+ * argument is multiplied by in the derivative; Bessel functions: the frequency. */
 struct radial_table {
-    float centre[MATRIX_K], inverse_width[MATRIX_K];
+    float4 function[MATRIX_K];
 };
 
 __device__ inline void load_radial_table(const radial_parameters &p, radial_table &table)
 {
+    const double root = 0.84932180028801907; /* sqrt(log2(e)/2) */
     for (int k = threadIdx.x; k < MATRIX_K; k += blockDim.x) {
-        table.centre[k] = k < p.K ? (float)p.centre[k] : 0.0f;
-        table.inverse_width[k] = k < p.K ? (float)p.inverse_width[k] : 0.0f;
+        const double centre = k < p.K ? p.centre[k] : 0, inverse = k < p.K && p.gaussian ? p.inverse_width[k] : 0;
+        table.function[k] = make_float4((float)centre, (float)(inverse * root), (float)(-inverse / root), 0);
     }
+}
+
+__device__ inline float power_of_two(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
 }
 
 struct edge_cutoff {
@@ -46,64 +55,71 @@ __device__ inline edge_cutoff cutoff_of(const radial_parameters &p, float d)
     return {d, 0.5f * (c + 1), -0.5f * 3.14159265f * inverse * s};
 }
 
-/* phi_k (DERIVATIVE: dphi_k/dd) of k < 20; 0 beyond the model's functions */
-template <bool DERIVATIVE>
-__device__ inline float radial_value(const radial_parameters &p, const radial_table &table, const edge_cutoff &e, int k)
+/* phi_k and dphi_k/dd; functions beyond the model's have zero weights */
+template <bool GAUSSIAN>
+__device__ inline void radial_value(const float4 &f, const edge_cutoff &e, float *phi, float *dphi)
 {
-    if (k >= p.K) return 0;
     float rbf, drbf;
-    if (p.gaussian) {
-        const float inverse = table.inverse_width[k], z = (e.d - table.centre[k]) * inverse;
-        rbf = expf(-0.5f * z * z);
-        drbf = -z * inverse * rbf;
+    if (GAUSSIAN) {
+        const float z = (e.d - f.x) * f.y;
+        rbf = power_of_two(-z * z);
+        drbf = z * f.z * rbf;
     } else {
         const float inverse = 1 / e.d;
         float s, c;
-        sincosf(table.centre[k] * e.d, &s, &c);
+        sincosf(f.x * e.d, &s, &c);
         rbf = s * inverse;
-        drbf = (table.centre[k] * c - rbf) * inverse;
+        drbf = (f.x * c - rbf) * inverse;
     }
-    return DERIVATIVE ? drbf * e.fc + rbf * e.dfc : rbf * e.fc;
+    *phi = rbf * e.fc;
+    *dphi = drbf * e.fc + rbf * e.dfc;
 }
 
-__device__ inline uint32_t pack(__half low, __half high)
+/* a and b in halves: high parts in *hi, what is left in *lo */
+__device__ inline void split_two(float a, float b, uint32_t *hi, uint32_t *lo)
 {
-    return (uint32_t)__half_as_ushort(low) | (uint32_t)__half_as_ushort(high) << 16;
+    const __half2 high = __floats2half2_rn(a, b);
+    const float2 back = __half22float2(high);
+    const __half2 low = __floats2half2_rn(a - back.x, b - back.y);
+    *hi = *(const uint32_t *)&high;
+    *lo = *(const uint32_t *)&low;
 }
 
-__device__ inline void split(float x, __half &hi, __half &lo)
+/* One edge's half of a lane's fragments (x and z of row g, y and w of row g + 8) from the values of its functions. */
+__device__ inline void edge_fragment(const float (&phi)[5], float bias, int t, uint2 (&part)[PARTS])
 {
-    hi = __float2half_rn(x);
-    lo = __float2half_rn(x - __half2float(hi));
+    uint32_t hi, lo;
+    split_two(phi[0], phi[1], &part[0].x, &part[1].x);
+    split_two(phi[2], phi[3], &part[0].y, &part[1].y);
+    split_two(phi[4], bias, &hi, &lo);
+    part[2].x = __byte_perm(hi, lo, 0x5410);                                          /* hi, lo of function 16 + t */
+    part[2].y = t == 3 ? hi & 0xffff : __byte_perm(hi, lo, t == 1 ? 0x7610 : 0x3210); /* hi; bias hi, lo, hi, none */
 }
 
-/* One edge's half of a lane's fragments: x and z (row g) or y and w (row g + 8) of the three parts. */
-template <bool DERIVATIVE>
-__device__ inline void edge_fragment(const radial_parameters &p, const radial_table &table, const edge_cutoff &e, int t,
-                                     uint2 (&part)[PARTS])
+/* Fragments of phi, and of dphi/dd where wanted, of the edges of rows g and g + 8; one that is not there (d < 0) gives
+ * zeros. */
+template <bool GAUSSIAN, bool DERIVATIVE>
+__device__ inline void edge_fragments(const radial_table &table, const edge_cutoff (&e)[2], int t, uint4 (&a)[PARTS],
+                                      uint4 (&da)[PARTS])
 {
-    __half hi[5], lo[5];
+    uint2 half[2][PARTS], dhalf[2][PARTS];
+    float4 functions[5];
 #pragma unroll
-    for (int q = 0; q < 5; q++)
-        split(radial_value<DERIVATIVE>(p, table, e, q < 4 ? 4 * t + q : 16 + t), hi[q], lo[q]);
-    __half bias_hi, bias_lo;
-    split(DERIVATIVE ? e.dfc : e.fc, bias_hi, bias_lo);
-    part[0] = make_uint2(pack(hi[0], hi[1]), pack(hi[2], hi[3]));
-    part[1] = make_uint2(pack(lo[0], lo[1]), pack(lo[2], lo[3]));
-    part[2] = make_uint2(pack(hi[4], lo[4]), pack(hi[4], t == 1 ? bias_lo : t == 3 ? __float2half_rn(0.0f) : bias_hi));
-}
-
-/* Fragments of the edges of rows g and g + 8; one that is not there (d < 0) gives zeros. */
-template <bool DERIVATIVE>
-__device__ inline void edge_fragments(const radial_parameters &p, const radial_table &table, const edge_cutoff (&e)[2],
-                                      int t, uint4 (&a)[PARTS])
-{
-    uint2 half[2][PARTS] = {};
+    for (int q = 0; q < 5; q++) functions[q] = table.function[q < 4 ? 4 * t + q : 16 + t];
 #pragma unroll
-    for (int h = 0; h < 2; h++)
-        if (e[h].d >= 0) edge_fragment<DERIVATIVE>(p, table, e[h], t, half[h]);
+    for (int h = 0; h < 2; h++) {
+        float phi[5], dphi[5];
+        const edge_cutoff r = e[h].d < 0 ? edge_cutoff{1, 0, 0} : e[h];
 #pragma unroll
-    for (int q = 0; q < PARTS; q++) a[q] = make_uint4(half[0][q].x, half[1][q].x, half[0][q].y, half[1][q].y);
+        for (int q = 0; q < 5; q++) radial_value<GAUSSIAN>(functions[q], r, &phi[q], &dphi[q]);
+        edge_fragment(phi, r.fc, t, half[h]);
+        if (DERIVATIVE) edge_fragment(dphi, r.dfc, t, dhalf[h]);
+    }
+#pragma unroll
+    for (int q = 0; q < PARTS; q++) {
+        a[q] = make_uint4(half[0][q].x, half[1][q].x, half[0][q].y, half[1][q].y);
+        if (DERIVATIVE) da[q] = make_uint4(dhalf[0][q].x, dhalf[1][q].x, dhalf[0][q].y, dhalf[1][q].y);
+    }
 }
 
 /* The weights that lane t of column n holds for a step's four inputs (2t, 2t+1, 2t+8, 2t+9): which function, and whether
