@@ -23,8 +23,11 @@
 namespace mlff
 {
 
+#ifndef VARIANT
+#define VARIANT 12
+#endif
 constexpr int COLUMNS = 16, TILES = 4, PASS_EDGES = 16 * TILES;
-constexpr int FORWARD_ROWS = 16, FORWARD_SEATS = 320, REVERSE_ROWS = 8, REVERSE_SEATS = 232;
+constexpr int FORWARD_ROWS = VARIANT, FORWARD_SEATS = 320, REVERSE_ROWS = 8, REVERSE_SEATS = 220;
 constexpr int FORWARD_PLANES = 5, REVERSE_PLANES = 4; /* x_s, x_R, y (3); s_adj, v_adj (3) */
 constexpr int MIN_ROWS = 1024;                        /* fewer do not fill the machine with clusters */
 
@@ -59,24 +62,39 @@ template <typename T, int PLANES> __device__ inline int plane_of(int begin, int 
     return PLANES == 4 ? begin ^ plane * BYTES : begin + plane * BYTES;
 }
 
+/* Starts the copy of a cluster's list of neighbours to shared memory. */
+__device__ inline void stage_list(int32_t *rows, const cluster_list &clusters, int cluster)
+{
+    const int32_t *from = clusters.rows + (size_t)cluster * clusters.seats;
+    for (int q = threadIdx.x; q < clusters.seats / 4; q += blockDim.x) copy_16_async(rows + 4 * q, from + 4 * q, true);
+}
+
 /* Starts the copies of all seats' columns; from [rows][PLANES][F], at the slice's first column. */
 template <typename T, int PLANES>
-__device__ inline void stage_neighbours(char *stage, const T *from, int F, const cluster_list &clusters, int cluster)
+__device__ inline void stage_neighbours(char *stage, const T *from, int F, const int32_t *rows, int seats)
 {
     constexpr int WIDTH = 16 / sizeof(T),
                   PIECES = COLUMNS / WIDTH; /* 16-byte pieces of a plane, neighbouring threads */
-    const int32_t *rows = clusters.rows + (size_t)cluster * clusters.seats;
-    const int seats = abs(clusters.taken[cluster]), piece = threadIdx.x % PIECES;
-#pragma unroll 2
+    const int piece = threadIdx.x % PIECES;
+    from += piece * WIDTH;
+    stage += piece * 16;
     for (int seat = threadIdx.x / PIECES; seat < seats; seat += blockDim.x / PIECES) {
         const int32_t row = rows[seat];
         if (row < 0) continue;
-        const T *source = from + (size_t)row * (PLANES * F) + piece * WIDTH;
+        const T *source = from + (size_t)row * (PLANES * F);
         const int begin = seat_begin<T, PLANES>(seat);
 #pragma unroll
         for (int plane = 0; plane < PLANES; plane++, source += F)
-            copy_16_async(stage + plane_of<T, PLANES>(begin, plane) + piece * 16, source, true);
+            copy_16_async(stage + plane_of<T, PLANES>(begin, plane), source, true);
     }
+}
+
+constexpr int SLICE_FRAGMENTS = 3 * 2 * PARTS * 32; /* uint2 of a slice's weights */
+
+__device__ inline void stage_weights(uint2 *weights, const uint2 *fragments, int slice)
+{
+    const uint2 *from = fragments + (size_t)slice * SLICE_FRAGMENTS;
+    for (int q = 2 * threadIdx.x; q < SLICE_FRAGMENTS; q += 2 * blockDim.x) copy_16_async(weights + q, from + q, true);
 }
 
 __device__ inline void load_four(const float *from, float (&to)[4])
@@ -153,8 +171,6 @@ __device__ inline float4 geometry_of(const edge<float> &r, int neighbour)
     return make_float4(r.u[0], r.u[1], r.u[2], __int_as_float(neighbour));
 }
 
-constexpr int SLICE_FRAGMENTS = 3 * 2 * PARTS * 32; /* uint2 of a slice's weights */
-
 /* fragments: of the slice, [3][2][PARTS][32] */
 template <bool SPLIT_>
 __device__ inline void load_weights(const uint2 *fragments, int kind, int lane, uint2 (&b)[2][PARTS])
@@ -192,52 +208,10 @@ __device__ inline float2 sum_over_rows(const float (&x)[4][4], int g)
 template <typename T> struct forward_shared {
     alignas(256) char stage[2][FORWARD_SEATS * FORWARD_PLANES * COLUMNS * sizeof(T)];
     uint2 weights[2][SLICE_FRAGMENTS];
+    int32_t rows[2][FORWARD_SEATS];
     float4 geometry[FORWARD_ROWS][PASS_EDGES];
     radial_table table;
 };
-
-template <typename T>
-__device__ inline void stage_slice(forward_shared<T> &shared, const matrix_arguments &a, const T *features, int slice,
-                                   int cluster, int buffer)
-{
-    const char *weights = (const char *)(a.fragments + (size_t)slice * SLICE_FRAGMENTS);
-    for (int q = threadIdx.x; q < SLICE_FRAGMENTS / 2; q += blockDim.x)
-        copy_16_async((char *)shared.weights[buffer] + 16 * q, weights + 16 * q, true);
-    stage_neighbours<T, FORWARD_PLANES>(shared.stage[buffer], features + slice * COLUMNS, a.F, a.clusters, cluster);
-    commit_copies();
-}
-
-/* One kind of message of two tiles: W x, added to what it goes to. */
-template <typename T, bool ALL, int KIND>
-__device__ inline void forward_tiles(const matrix_arguments &a, const char *stage, const T *features,
-                                     const float4 *geometry, const uint4 (&phi)[TILES][PARTS], int tile,
-                                     const uint2 (&b)[2][PARTS], int column, int g, int t, float (&sum)[4][4])
-{
-    float W[2][2][4];
-#pragma unroll
-    for (int i = 0; i < 2; i++) filter<SPLIT<T>>(phi[tile + i], b, W[i]);
-#pragma unroll
-    for (int i = 0; i < 2; i++)
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-            const float4 r = geometry[(tile + i) * 16 + 8 * h + g];
-            const int neighbour = __float_as_int(r.w);
-            float x[4];
-#pragma unroll
-            for (int c = 0; c < (KIND == 2 ? 3 : 1); c++) {
-                gather<T, FORWARD_PLANES, ALL>(stage, features, a.F, neighbour, KIND + c, column, t, x);
-#pragma unroll
-                for (int q = 0; q < 4; q++) {
-                    const float w = W[i][q / 2][2 * h + q % 2];
-                    if (KIND == 0) sum[0][q] += w * x[q];
-                    if (KIND == 2) sum[1 + c][q] += w * x[q];
-                    if (KIND != 1) continue;
-                    const float R = w * x[q];
-                    sum[1][q] += R * r.x, sum[2][q] += R * r.y, sum[3][q] += R * r.z;
-                }
-            }
-        }
-}
 
 /* One slice of a row: sum [4][4] of s and v of the lane's columns, over its rows g of every tile. */
 template <typename T, bool ALL>
@@ -246,19 +220,34 @@ __device__ inline void forward_slice(const matrix_arguments &a, const char *stag
                                      int tiles, int column, float (&sum)[4][4])
 {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    uint2 b[2][PARTS];
+    uint2 b[3][2][PARTS];
 #pragma unroll
-    for (int kind = 0; kind < 3; kind++) {
-        load_weights<SPLIT<T>>(weights, kind, lane, b);
+    for (int kind = 0; kind < 3; kind++) load_weights<SPLIT<T>>(weights, kind, lane, b[kind]);
 #pragma unroll
-        for (int tile = 0; tile < TILES; tile += 2) {
-            if (tile >= tiles) break;
-            if (kind == 0)
-                forward_tiles<T, ALL, 0>(a, stage, features, geometry, phi, tile, b, column, g, t, sum);
-            else if (kind == 1)
-                forward_tiles<T, ALL, 1>(a, stage, features, geometry, phi, tile, b, column, g, t, sum);
-            else
-                forward_tiles<T, ALL, 2>(a, stage, features, geometry, phi, tile, b, column, g, t, sum);
+    for (int tile = 0; tile < TILES; tile++) {
+        if (tile >= tiles) break;
+        float W[3][2][4];
+#pragma unroll
+        for (int kind = 0; kind < 3; kind++) filter<SPLIT<T>>(phi[tile], b[kind], W[kind]);
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const float4 r = geometry[tile * 16 + 8 * h + g];
+            float x[5][4];
+#pragma unroll
+            for (int p = 0; p < 5; p++)
+                gather<T, FORWARD_PLANES, ALL>(stage, features, a.F, __float_as_int(r.w), p, column, t, x[p]);
+#pragma unroll
+            for (int q = 0; q < 4; q++) {
+                const int at = 2 * h + q % 2;
+                const float R = W[1][q / 2][at] * x[1][q], w = W[2][q / 2][at];
+                sum[0][q] += W[0][q / 2][at] * x[0][q];
+                sum[1][q] += R * r.x;
+                sum[1][q] += w * x[2][q];
+                sum[2][q] += R * r.y;
+                sum[2][q] += w * x[3][q];
+                sum[3][q] += R * r.z;
+                sum[3][q] += w * x[4][q];
+            }
         }
     }
 }
@@ -273,12 +262,19 @@ __global__ void __launch_bounds__(FORWARD_ROWS * 32, 1)
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, slices = a.F / COLUMNS;
     float4 *geometry = shared.geometry[warp];
     load_radial_table(a.radial, shared.table);
-    int buffer = 0, cluster = blockIdx.x;
-    if (cluster < a.n_clusters) stage_slice(shared, a, features, 0, cluster, 0);
-    for (; cluster < a.n_clusters; cluster += gridDim.x) {
+    int cluster = blockIdx.x, taken = a.clusters.taken[cluster];
+    stage_list(shared.rows[0], a.clusters, cluster);
+    commit_copies();
+    wait_copies<0>();
+    __syncthreads();
+    stage_neighbours<T, FORWARD_PLANES>(shared.stage[0], features, a.F, shared.rows[0], abs(taken));
+    stage_weights(shared.weights[0], a.fragments, 0);
+    commit_copies();
+    for (int buffer = 0, list = 0; cluster < a.n_clusters; cluster += gridDim.x, list ^= 1) {
         const int row = cluster * FORWARD_ROWS + warp, edges = row < a.N ? a.count[row] : 0;
         const int64_t first = row < a.N ? a.first[row] : 0;
-        const bool all = a.clusters.taken[cluster] >= 0;
+        const bool all = taken >= 0, goes_on = cluster + gridDim.x < a.n_clusters;
+        const int next_taken = goes_on ? a.clusters.taken[cluster + gridDim.x] : 0;
         for (int pass = 0, more = 1; more; pass += PASS_EDGES) {
             more = __syncthreads_or(edges > pass + PASS_EDGES);
             const int tiles = edges > pass ? min(TILES, (edges - pass + 15) / 16) : 0;
@@ -287,7 +283,7 @@ __global__ void __launch_bounds__(FORWARD_ROWS * 32, 1)
             uint4 phi[TILES][PARTS], unused[PARTS];
 #pragma unroll
             for (int tile = 0; tile < TILES; tile++) {
-                if (tile / 2 * 2 >= tiles) break;
+                if (tile >= tiles) break;
                 const edge_cutoff cutoff[2] = {cutoff_of(a.radial, r.r[tile][0].d),
                                                cutoff_of(a.radial, r.r[tile][1].d)};
                 edge_fragments<GAUSSIAN, false>(shared.table, cutoff, t, phi[tile], unused);
@@ -306,9 +302,16 @@ __global__ void __launch_bounds__(FORWARD_ROWS * 32, 1)
                     old = vector == 0 ? load_two(s + (size_t)row * a.F + f) : load_two((pass > 0 ? v_out : v_in) + at);
                 wait_copies<0>();
                 __syncthreads();
-                const int next = slice + 1 < slices ? slice + 1 : 0,
-                          whose = next > 0 || more ? cluster : cluster + gridDim.x;
-                if (whose < a.n_clusters) stage_slice(shared, a, features, next, whose, buffer ^ 1);
+                if (slice == 0 && goes_on) stage_list(shared.rows[list ^ 1], a.clusters, cluster + gridDim.x);
+                const int next = slice + 1 < slices ? slice + 1 : 0;
+                const bool same = next > 0 || more;
+                if (same || goes_on) {
+                    stage_neighbours<T, FORWARD_PLANES>(shared.stage[buffer ^ 1], features + next * COLUMNS, a.F,
+                                                        shared.rows[same ? list : list ^ 1],
+                                                        abs(same ? taken : next_taken));
+                    stage_weights(shared.weights[buffer ^ 1], a.fragments, next);
+                }
+                commit_copies();
                 float sum[4][4] = {};
                 const char *stage = shared.stage[buffer];
                 const uint2 *weights = shared.weights[buffer];
@@ -325,6 +328,7 @@ __global__ void __launch_bounds__(FORWARD_ROWS * 32, 1)
             }
             __syncwarp();
         }
+        taken = next_taken;
     }
 }
 
@@ -333,6 +337,8 @@ __global__ void __launch_bounds__(FORWARD_ROWS * 32, 1)
 template <typename T> struct reverse_shared {
     alignas(256) char stage[2][REVERSE_SEATS * REVERSE_PLANES * COLUMNS * sizeof(T)];
     uint4 fragments[REVERSE_ROWS][TILES][2][SPLIT<T> ? 3 : 2][32]; /* of phi and dphi/dd */
+    uint2 weights[2][SLICE_FRAGMENTS];
+    int32_t rows[2][REVERSE_SEATS];
     float4 geometry[REVERSE_ROWS][PASS_EDGES];
     radial_table table;
 };
@@ -355,15 +361,14 @@ template <bool SPLIT_, int STORED> __device__ inline void recall(const uint4 (*f
 /* What one slice adds to the adjoints of a row's features x [5], and to those of its edges (u, d). */
 template <typename T, bool ALL>
 __device__ inline void reverse_slice(const matrix_arguments &a, const reverse_shared<T> &shared, const char *stage,
-                                     const T *adj, int tiles, int slice, const float (&x)[5][4], float (&x_adj)[5][4],
-                                     float (&edge_adj)[TILES][2][4])
+                                     const uint2 *weights, const T *adj, int tiles, int slice, const float (&x)[5][4],
+                                     float (&x_adj)[5][4], float (&edge_adj)[TILES][2][4])
 {
     constexpr int STORED = SPLIT<T> ? 3 : 2;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, column = slice * COLUMNS;
     uint2 b[3][2][PARTS];
 #pragma unroll
-    for (int kind = 0; kind < 3; kind++)
-        load_weights<SPLIT<T>>(a.fragments + (size_t)slice * SLICE_FRAGMENTS, kind, lane, b[kind]);
+    for (int kind = 0; kind < 3; kind++) load_weights<SPLIT<T>>(weights, kind, lane, b[kind]);
 #pragma unroll
     for (int tile = 0; tile < TILES; tile++) {
         if (tile >= tiles) break;
@@ -462,15 +467,19 @@ __global__ void __launch_bounds__(REVERSE_ROWS * 32, 1)
     constexpr int STORED = SPLIT<T> ? 3 : 2;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, slices = a.F / COLUMNS;
     load_radial_table(a.radial, shared.table);
-    int buffer = 0, cluster = blockIdx.x;
-    if (cluster < a.n_clusters) {
-        stage_neighbours<T, REVERSE_PLANES>(shared.stage[0], adj, a.F, a.clusters, cluster);
-        commit_copies();
-    }
-    for (; cluster < a.n_clusters; cluster += gridDim.x) {
+    int cluster = blockIdx.x, taken = a.clusters.taken[cluster];
+    stage_list(shared.rows[0], a.clusters, cluster);
+    commit_copies();
+    wait_copies<0>();
+    __syncthreads();
+    stage_neighbours<T, REVERSE_PLANES>(shared.stage[0], adj, a.F, shared.rows[0], abs(taken));
+    stage_weights(shared.weights[0], a.fragments, 0);
+    commit_copies();
+    for (int buffer = 0, list = 0; cluster < a.n_clusters; cluster += gridDim.x, list ^= 1) {
         const int row = cluster * REVERSE_ROWS + warp, edges = row < a.N ? a.count[row] : 0;
         const int64_t first = row < a.N ? a.first[row] : 0;
-        const bool all = a.clusters.taken[cluster] >= 0;
+        const bool all = taken >= 0, goes_on = cluster + gridDim.x < a.n_clusters;
+        const int next_taken = goes_on ? a.clusters.taken[cluster + gridDim.x] : 0;
         for (int pass = 0, more = 1; more; pass += PASS_EDGES) {
             more = __syncthreads_or(edges > pass + PASS_EDGES);
             const int tiles = edges > pass ? min(TILES, (edges - pass + 15) / 16) : 0;
@@ -499,24 +508,30 @@ __global__ void __launch_bounds__(REVERSE_ROWS * 32, 1)
                     if (row < a.N) load_four(features + ((size_t)row * 5 + q) * a.F + slice * COLUMNS + 4 * t, x[q]);
                 wait_copies<0>();
                 __syncthreads();
-                const int next = slice + 1 < slices ? slice + 1 : 0,
-                          whose = next > 0 || more ? cluster : cluster + gridDim.x;
-                if (whose < a.n_clusters) {
-                    stage_neighbours<T, REVERSE_PLANES>(shared.stage[buffer ^ 1], adj + next * COLUMNS, a.F, a.clusters,
-                                                        whose);
-                    commit_copies();
+                if (slice == 0 && goes_on) stage_list(shared.rows[list ^ 1], a.clusters, cluster + gridDim.x);
+                const int next = slice + 1 < slices ? slice + 1 : 0;
+                const bool same = next > 0 || more;
+                if (same || goes_on) {
+                    stage_neighbours<T, REVERSE_PLANES>(shared.stage[buffer ^ 1], adj + next * COLUMNS, a.F,
+                                                        shared.rows[same ? list : list ^ 1],
+                                                        abs(same ? taken : next_taken));
+                    stage_weights(shared.weights[buffer ^ 1], a.fragments, next);
                 }
+                commit_copies();
                 if (row >= a.N) continue;
                 if (all)
-                    reverse_slice<T, true>(a, shared, shared.stage[buffer], adj, tiles, slice, x, x_adj, to_edges);
+                    reverse_slice<T, true>(a, shared, shared.stage[buffer], shared.weights[buffer], adj, tiles, slice,
+                                           x, x_adj, to_edges);
                 else
-                    reverse_slice<T, false>(a, shared, shared.stage[buffer], adj, tiles, slice, x, x_adj, to_edges);
+                    reverse_slice<T, false>(a, shared, shared.stage[buffer], shared.weights[buffer], adj, tiles, slice,
+                                            x, x_adj, to_edges);
                 if (tiles > 0 || pass == 0)
                     add_feature_adjoints(a, row, slice * COLUMNS, pass > 0, x_adj, features_adj);
             }
             add_edge_adjoints(a, first, edges, pass, a.scale / adjoint_scale<T>, to_edges, edge_adj);
             __syncwarp();
         }
+        taken = next_taken;
     }
 }
 
@@ -524,7 +539,7 @@ __global__ void __launch_bounds__(REVERSE_ROWS * 32, 1)
 
 bool message_matrix_fits(int F, int K)
 {
-    return K <= MATRIX_K && F % COLUMNS == 0;
+    return K <= MATRIX_K && F % COLUMNS == 0 && F > COLUMNS; /* a cluster's list comes during its first slice */
 }
 
 size_t message_matrix_fragments(int F)
