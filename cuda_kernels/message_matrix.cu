@@ -27,7 +27,7 @@ namespace mlff
 #define VARIANT 12
 #endif
 constexpr int COLUMNS = 16, TILES = 4, PASS_EDGES = 16 * TILES;
-constexpr int FORWARD_ROWS = VARIANT, FORWARD_SEATS = 320, REVERSE_ROWS = 8, REVERSE_SEATS = 220;
+constexpr int FORWARD_ROWS = VARIANT, FORWARD_SEATS = 272, REVERSE_ROWS = 8, REVERSE_SEATS = 200;
 constexpr int FORWARD_PLANES = 5, REVERSE_PLANES = 4; /* x_s, x_R, y (3); s_adj, v_adj (3) */
 constexpr int MIN_ROWS = 1024;                        /* fewer do not fill the machine with clusters */
 
@@ -141,34 +141,69 @@ __device__ inline void gather(const char *stage, const T *tensor, int F, int nei
         load_four(tensor + ((size_t)(-1 - neighbour) * PLANES + plane) * F + column + 4 * t, to);
 }
 
-/* The edges of a pass: of rows g and g + 8 of every tile. Padding has d < 0 and the last edge's neighbour. */
-struct pass_edges {
-    edge<float> r[TILES][2];
-    int neighbour[TILES][2];
+/* A row with its edges. */
+struct row_edges {
+    int row, edges;
+    int64_t first;
 };
 
-template <typename T, int PLANES>
-__device__ inline void load_edges(const matrix_arguments &a, int64_t first, int edges, int pass, int g, pass_edges &to)
+__device__ inline row_edges row_of(const matrix_arguments &a, int row)
 {
-    uint32_t place[TILES][2];
-    const int last = edges - 1;
+    return row < a.N ? row_edges{row, a.count[row], a.first[row]} : row_edges{row, 0, 0};
+}
+
+/* A pass's edges in shared memory: (u, d), and u with the neighbour once the radial functions are made. Padding repeats the
+ * last edge. */
+struct staged_edges {
+    float4 edge[PASS_EDGES];
+    int32_t neighbour[PASS_EDGES]; /* where its seat begins, or -1 - row */
+};
+
+/* A lane's two edges of a pass, in the order of the sums. */
+__device__ inline void load_places(const matrix_arguments &a, const row_edges &r, int pass, uint32_t (&place)[2])
+{
 #pragma unroll
-    for (int q = 0; q < 2 * TILES; q++)
-        place[q / 2][q % 2] = last < 0 ? 0 : a.clusters.places[first + min(pass + 8 * q + g, last)];
+    for (int k = 0; k < 2; k++)
+        if (r.edges > 0)
+            place[k] = a.clusters.places[r.first + min(pass + 32 * k + (int)threadIdx.x % 32, r.edges - 1)];
+}
+
+template <typename T, int PLANES>
+__device__ inline void stage_edges(const matrix_arguments &a, const row_edges &r, const uint32_t (&place)[2],
+                                   staged_edges &to)
+{
+    if (r.edges == 0) return;
 #pragma unroll
-    for (int q = 0; q < 2 * TILES; q++) {
-        if (last < 0) continue;
-        const int64_t e = first + (place[q / 2][q % 2] >> 16);
-        const int seat = place[q / 2][q % 2] & 0xffff;
-        to.r[q / 2][q % 2] = a.edges[e];
-        if (pass + 8 * q + g > last) to.r[q / 2][q % 2].d = -1;
-        to.neighbour[q / 2][q % 2] = seat == NO_SEAT ? -1 - a.edge_row[e] : seat_begin<T, PLANES>(seat);
+    for (int k = 0; k < 2; k++) {
+        const int64_t e = r.first + (place[k] >> 16);
+        const int seat = place[k] & 0xffff, q = 32 * k + threadIdx.x % 32;
+        copy_16_async(&to.edge[q], a.edges + e, true);
+        to.neighbour[q] = seat == NO_SEAT ? -1 - a.edge_row[e] : seat_begin<T, PLANES>(seat);
     }
 }
 
-__device__ inline float4 geometry_of(const edge<float> &r, int neighbour)
+/* Cutoff functions of the edges of rows g and g + 8 of a tile; padding gives zeros. */
+__device__ inline void load_cutoffs(const matrix_arguments &a, const staged_edges &from, int edges, int tile, int g,
+                                    edge_cutoff (&to)[2])
 {
-    return make_float4(r.u[0], r.u[1], r.u[2], __int_as_float(neighbour));
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        const int q = tile * 16 + 8 * h + g;
+        to[h] = cutoff_of(a.radial, from.edge[q].w);
+        if (q >= edges) to[h].d = -1;
+    }
+}
+
+/* The warp's edges give their distance for their neighbour. */
+__device__ inline void name_neighbours(staged_edges &edges)
+{
+    __syncwarp();
+#pragma unroll
+    for (int k = 0; k < 2; k++) {
+        const int q = 32 * k + threadIdx.x % 32;
+        edges.edge[q].w = __int_as_float(edges.neighbour[q]);
+    }
+    __syncwarp();
 }
 
 /* fragments: of the slice, [3][2][PARTS][32] */
@@ -209,7 +244,7 @@ template <typename T> struct forward_shared {
     alignas(256) char stage[2][FORWARD_SEATS * FORWARD_PLANES * COLUMNS * sizeof(T)];
     uint2 weights[2][SLICE_FRAGMENTS];
     int32_t rows[2][FORWARD_SEATS];
-    float4 geometry[FORWARD_ROWS][PASS_EDGES];
+    staged_edges edges[2][FORWARD_ROWS];
     radial_table table;
 };
 
@@ -225,7 +260,7 @@ __device__ inline void forward_slice(const matrix_arguments &a, const char *stag
     for (int kind = 0; kind < 3; kind++) load_weights<SPLIT<T>>(weights, kind, lane, b[kind]);
 #pragma unroll
     for (int tile = 0; tile < TILES; tile++) {
-        if (tile >= tiles) break;
+        if (tile % 2 == 0 && tile >= tiles) break; /* in pairs: fewer branches */
         float W[3][2][4];
 #pragma unroll
         for (int kind = 0; kind < 3; kind++) filter<SPLIT<T>>(phi[tile], b[kind], W[kind]);
@@ -260,10 +295,13 @@ __global__ void __launch_bounds__(FORWARD_ROWS * 32, 1)
     extern __shared__ __align__(256) char memory[];
     forward_shared<T> &shared = *(forward_shared<T> *)memory;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, slices = a.F / COLUMNS;
-    float4 *geometry = shared.geometry[warp];
-    load_radial_table(a.radial, shared.table);
     int cluster = blockIdx.x, taken = a.clusters.taken[cluster];
+    row_edges r = row_of(a, cluster * FORWARD_ROWS + warp);
+    uint32_t place[2];
+    load_radial_table(a.radial, shared.table);
     stage_list(shared.rows[0], a.clusters, cluster);
+    load_places(a, r, 0, place);
+    stage_edges<T, FORWARD_PLANES>(a, r, place, shared.edges[0][warp]);
     commit_copies();
     wait_copies<0>();
     __syncthreads();
@@ -271,38 +309,39 @@ __global__ void __launch_bounds__(FORWARD_ROWS * 32, 1)
     stage_weights(shared.weights[0], a.fragments, 0);
     commit_copies();
     for (int buffer = 0, list = 0; cluster < a.n_clusters; cluster += gridDim.x, list ^= 1) {
-        const int row = cluster * FORWARD_ROWS + warp, edges = row < a.N ? a.count[row] : 0;
-        const int64_t first = row < a.N ? a.first[row] : 0;
         const bool all = taken >= 0, goes_on = cluster + gridDim.x < a.n_clusters;
         const int next_taken = goes_on ? a.clusters.taken[cluster + gridDim.x] : 0;
+        const row_edges next_r = row_of(a, goes_on ? r.row + gridDim.x * FORWARD_ROWS : a.N);
+        staged_edges &edges = shared.edges[list][warp];
         for (int pass = 0, more = 1; more; pass += PASS_EDGES) {
-            more = __syncthreads_or(edges > pass + PASS_EDGES);
-            const int tiles = edges > pass ? min(TILES, (edges - pass + 15) / 16) : 0;
-            pass_edges r;
-            if (tiles > 0) load_edges<T, FORWARD_PLANES>(a, first, edges, pass, g, r);
+            more = __syncthreads_or(r.edges > pass + PASS_EDGES);
+            const int tiles = r.edges > pass ? min(TILES, (r.edges - pass + 15) / 16) : 0;
+            if (pass > 0) {
+                load_places(a, r, pass, place);
+                stage_edges<T, FORWARD_PLANES>(a, r, place, edges);
+                commit_copies();
+                wait_copies<0>();
+                __syncwarp();
+            }
             uint4 phi[TILES][PARTS], unused[PARTS];
 #pragma unroll
             for (int tile = 0; tile < TILES; tile++) {
-                if (tile >= tiles) break;
-                const edge_cutoff cutoff[2] = {cutoff_of(a.radial, r.r[tile][0].d),
-                                               cutoff_of(a.radial, r.r[tile][1].d)};
+                if (tile % 2 == 0 && tile >= tiles) break;
+                edge_cutoff cutoff[2];
+                load_cutoffs(a, edges, r.edges - pass, tile, g, cutoff);
                 edge_fragments<GAUSSIAN, false>(shared.table, cutoff, t, phi[tile], unused);
-                if (t == 0) {
-                    geometry[tile * 16 + g] = geometry_of(r.r[tile][0], r.neighbour[tile][0]);
-                    geometry[tile * 16 + 8 + g] = geometry_of(r.r[tile][1], r.neighbour[tile][1]);
-                }
             }
-            __syncwarp();
+            name_neighbours(edges);
             for (int slice = 0; slice < slices; slice++, buffer ^= 1) {
                 /* what the sums are added to: vector g / 2 of (s, v), two columns */
                 const int f = slice * COLUMNS + 4 * t + 2 * (g % 2), vector = g / 2;
-                const size_t at = ((size_t)row * 3 + vector - 1) * a.F + f;
+                const size_t at = ((size_t)r.row * 3 + vector - 1) * a.F + f;
                 float2 old = make_float2(0, 0);
-                if (row < a.N)
-                    old = vector == 0 ? load_two(s + (size_t)row * a.F + f) : load_two((pass > 0 ? v_out : v_in) + at);
+                if (r.row < a.N)
+                    old =
+                        vector == 0 ? load_two(s + (size_t)r.row * a.F + f) : load_two((pass > 0 ? v_out : v_in) + at);
                 wait_copies<0>();
                 __syncthreads();
-                if (slice == 0 && goes_on) stage_list(shared.rows[list ^ 1], a.clusters, cluster + gridDim.x);
                 const int next = slice + 1 < slices ? slice + 1 : 0;
                 const bool same = next > 0 || more;
                 if (same || goes_on) {
@@ -311,24 +350,35 @@ __global__ void __launch_bounds__(FORWARD_ROWS * 32, 1)
                                                         abs(same ? taken : next_taken));
                     stage_weights(shared.weights[buffer ^ 1], a.fragments, next);
                 }
+                if (slice == 0 && goes_on && !more) { /* the next cluster's list and edges */
+                    stage_list(shared.rows[list ^ 1], a.clusters, cluster + gridDim.x);
+                    load_places(a, next_r, 0, place);
+                }
+                if (slice == 1 && goes_on && !more)
+                    stage_edges<T, FORWARD_PLANES>(a, next_r, place, shared.edges[list ^ 1][warp]);
                 commit_copies();
                 float sum[4][4] = {};
                 const char *stage = shared.stage[buffer];
                 const uint2 *weights = shared.weights[buffer];
                 if (all)
-                    forward_slice<T, true>(a, stage, weights, features, geometry, phi, tiles, slice * COLUMNS, sum);
+                    forward_slice<T, true>(a, stage, weights, features, edges.edge, phi, tiles, slice * COLUMNS, sum);
                 else
-                    forward_slice<T, false>(a, stage, weights, features, geometry, phi, tiles, slice * COLUMNS, sum);
+                    forward_slice<T, false>(a, stage, weights, features, edges.edge, phi, tiles, slice * COLUMNS, sum);
                 const float2 part = sum_over_rows(sum, g);
-                if (row >= a.N) continue;
+                if (r.row >= a.N) continue;
                 if (vector == 0)
-                    store_two(s + (size_t)row * a.F + f, old.x + part.x * a.scale, old.y + part.y * a.scale);
+                    store_two(s + (size_t)r.row * a.F + f, old.x + part.x * a.scale, old.y + part.y * a.scale);
                 else
                     store_two(v_out + at, old.x + part.x * a.scale, old.y + part.y * a.scale);
             }
-            __syncwarp();
         }
+        if (slices > 2)
+            wait_copies<1>(); /* the edges; the first slice is still on its way */
+        else
+            wait_copies<0>();
+        __syncwarp();
         taken = next_taken;
+        r = next_r;
     }
 }
 
@@ -339,7 +389,7 @@ template <typename T> struct reverse_shared {
     uint4 fragments[REVERSE_ROWS][TILES][2][SPLIT<T> ? 3 : 2][32]; /* of phi and dphi/dd */
     uint2 weights[2][SLICE_FRAGMENTS];
     int32_t rows[2][REVERSE_SEATS];
-    float4 geometry[REVERSE_ROWS][PASS_EDGES];
+    staged_edges edges[2][REVERSE_ROWS];
     radial_table table;
 };
 
@@ -361,8 +411,8 @@ template <bool SPLIT_, int STORED> __device__ inline void recall(const uint4 (*f
 /* What one slice adds to the adjoints of a row's features x [5], and to those of its edges (u, d). */
 template <typename T, bool ALL>
 __device__ inline void reverse_slice(const matrix_arguments &a, const reverse_shared<T> &shared, const char *stage,
-                                     const uint2 *weights, const T *adj, int tiles, int slice, const float (&x)[5][4],
-                                     float (&x_adj)[5][4], float (&edge_adj)[TILES][2][4])
+                                     const uint2 *weights, const float4 *geometry, const T *adj, int tiles, int slice,
+                                     const float (&x)[5][4], float (&x_adj)[5][4], float (&edge_adj)[TILES][2][4])
 {
     constexpr int STORED = SPLIT<T> ? 3 : 2;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, column = slice * COLUMNS;
@@ -371,7 +421,7 @@ __device__ inline void reverse_slice(const matrix_arguments &a, const reverse_sh
     for (int kind = 0; kind < 3; kind++) load_weights<SPLIT<T>>(weights, kind, lane, b[kind]);
 #pragma unroll
     for (int tile = 0; tile < TILES; tile++) {
-        if (tile >= tiles) break;
+        if (tile % 2 == 0 && tile >= tiles) break; /* in pairs: fewer branches */
         uint4 phi[PARTS], dphi[PARTS];
         recall<SPLIT<T>, STORED>(shared.fragments[warp][tile][0], phi, lane);
         recall<SPLIT<T>, STORED>(shared.fragments[warp][tile][1], dphi, lane);
@@ -379,7 +429,7 @@ __device__ inline void reverse_slice(const matrix_arguments &a, const reverse_sh
         float in[2][4][4]; /* s_adj, v_adj (3) of the neighbours */
 #pragma unroll
         for (int h = 0; h < 2; h++) {
-            r[h] = shared.geometry[warp][tile * 16 + 8 * h + g];
+            r[h] = geometry[tile * 16 + 8 * h + g];
 #pragma unroll
             for (int p = 0; p < 4; p++)
                 gather<T, REVERSE_PLANES, ALL>(stage, adj, a.F, __float_as_int(r[h].w), p, column, t, in[h][p]);
@@ -436,25 +486,28 @@ __device__ inline void add_feature_adjoints(const matrix_arguments &a, int row, 
 }
 
 /* Adds (u_adj, d_adj) of the pass's edges, summed over the four lanes t: lane t keeps component t. */
-__device__ inline void add_edge_adjoints(const matrix_arguments &a, int64_t first, int edges, int pass, float scale,
+__device__ inline void add_edge_adjoints(const matrix_arguments &a, const row_edges &r, int pass, float scale,
                                          const float (&part)[TILES][2][4], edge_adjoint<float> *edge_adj)
 {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    uint32_t place[2 * TILES];
+    float old[2 * TILES];
 #pragma unroll
-    for (int tile = 0; tile < TILES; tile++)
+    for (int q = 0; q < 2 * TILES; q++)
+        if (pass + 8 * q + g < r.edges) place[q] = a.clusters.places[r.first + pass + 8 * q + g] >> 16;
 #pragma unroll
-        for (int h = 0; h < 2; h++) {
-            const float(&p)[4] = part[tile][h];
-            float two[2], one;
+    for (int q = 0; q < 2 * TILES; q++)
+        if (pass + 8 * q + g < r.edges) old[q] = ((const float *)(edge_adj + r.first + place[q]))[t]; /* u[3], d */
 #pragma unroll
-            for (int q = 0; q < 2; q++)
-                two[q] = (t & 2 ? p[2 + q] : p[q]) + __shfl_xor_sync(0xffffffffu, t & 2 ? p[q] : p[2 + q], 2);
-            one = (t & 1 ? two[1] : two[0]) + __shfl_xor_sync(0xffffffffu, t & 1 ? two[0] : two[1], 1);
-            const int q = pass + tile * 16 + 8 * h + g;
-            if (q >= edges) continue;
-            float *to = (float *)(edge_adj + first + (a.clusters.places[first + q] >> 16)); /* u[3], d */
-            to[t] += one * scale;
-        }
+    for (int q = 0; q < 2 * TILES; q++) {
+        const float(&p)[4] = part[q / 2][q % 2];
+        float two[2], one;
+#pragma unroll
+        for (int k = 0; k < 2; k++)
+            two[k] = (t & 2 ? p[2 + k] : p[k]) + __shfl_xor_sync(0xffffffffu, t & 2 ? p[k] : p[2 + k], 2);
+        one = (t & 1 ? two[1] : two[0]) + __shfl_xor_sync(0xffffffffu, t & 1 ? two[0] : two[1], 1);
+        if (pass + 8 * q + g < r.edges) ((float *)(edge_adj + r.first + place[q]))[t] = old[q] + one * scale;
+    }
 }
 
 template <typename T, bool GAUSSIAN>
@@ -466,9 +519,13 @@ __global__ void __launch_bounds__(REVERSE_ROWS * 32, 1)
     reverse_shared<T> &shared = *(reverse_shared<T> *)memory;
     constexpr int STORED = SPLIT<T> ? 3 : 2;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, slices = a.F / COLUMNS;
-    load_radial_table(a.radial, shared.table);
     int cluster = blockIdx.x, taken = a.clusters.taken[cluster];
+    row_edges r = row_of(a, cluster * REVERSE_ROWS + warp);
+    uint32_t place[2];
+    load_radial_table(a.radial, shared.table);
     stage_list(shared.rows[0], a.clusters, cluster);
+    load_places(a, r, 0, place);
+    stage_edges<T, REVERSE_PLANES>(a, r, place, shared.edges[0][warp]);
     commit_copies();
     wait_copies<0>();
     __syncthreads();
@@ -476,39 +533,40 @@ __global__ void __launch_bounds__(REVERSE_ROWS * 32, 1)
     stage_weights(shared.weights[0], a.fragments, 0);
     commit_copies();
     for (int buffer = 0, list = 0; cluster < a.n_clusters; cluster += gridDim.x, list ^= 1) {
-        const int row = cluster * REVERSE_ROWS + warp, edges = row < a.N ? a.count[row] : 0;
-        const int64_t first = row < a.N ? a.first[row] : 0;
         const bool all = taken >= 0, goes_on = cluster + gridDim.x < a.n_clusters;
         const int next_taken = goes_on ? a.clusters.taken[cluster + gridDim.x] : 0;
+        const row_edges next_r = row_of(a, goes_on ? r.row + gridDim.x * REVERSE_ROWS : a.N);
+        staged_edges &edges = shared.edges[list][warp];
         for (int pass = 0, more = 1; more; pass += PASS_EDGES) {
-            more = __syncthreads_or(edges > pass + PASS_EDGES);
-            const int tiles = edges > pass ? min(TILES, (edges - pass + 15) / 16) : 0;
-            pass_edges r;
-            if (tiles > 0) load_edges<T, REVERSE_PLANES>(a, first, edges, pass, g, r);
+            more = __syncthreads_or(r.edges > pass + PASS_EDGES);
+            const int tiles = r.edges > pass ? min(TILES, (r.edges - pass + 15) / 16) : 0;
+            if (pass > 0) {
+                load_places(a, r, pass, place);
+                stage_edges<T, REVERSE_PLANES>(a, r, place, edges);
+                commit_copies();
+                wait_copies<0>();
+                __syncwarp();
+            }
 #pragma unroll
             for (int tile = 0; tile < TILES; tile++) {
-                if (tile >= tiles) break;
+                if (tile % 2 == 0 && tile >= tiles) break;
                 uint4 phi[PARTS], dphi[PARTS];
-                const edge_cutoff cutoff[2] = {cutoff_of(a.radial, r.r[tile][0].d),
-                                               cutoff_of(a.radial, r.r[tile][1].d)};
+                edge_cutoff cutoff[2];
+                load_cutoffs(a, edges, r.edges - pass, tile, g, cutoff);
                 edge_fragments<GAUSSIAN, true>(shared.table, cutoff, t, phi, dphi);
                 keep<SPLIT<T>, STORED>(shared.fragments[warp][tile][0], phi, lane);
                 keep<SPLIT<T>, STORED>(shared.fragments[warp][tile][1], dphi, lane);
-                if (t == 0) {
-                    shared.geometry[warp][tile * 16 + g] = geometry_of(r.r[tile][0], r.neighbour[tile][0]);
-                    shared.geometry[warp][tile * 16 + 8 + g] = geometry_of(r.r[tile][1], r.neighbour[tile][1]);
-                }
             }
-            __syncwarp();
+            name_neighbours(edges);
             float to_edges[TILES][2][4] = {};
             for (int slice = 0; slice < slices; slice++, buffer ^= 1) {
                 float x[5][4] = {}, x_adj[5][4] = {};
 #pragma unroll
                 for (int q = 0; q < 5; q++)
-                    if (row < a.N) load_four(features + ((size_t)row * 5 + q) * a.F + slice * COLUMNS + 4 * t, x[q]);
+                    if (r.row < a.N)
+                        load_four(features + ((size_t)r.row * 5 + q) * a.F + slice * COLUMNS + 4 * t, x[q]);
                 wait_copies<0>();
                 __syncthreads();
-                if (slice == 0 && goes_on) stage_list(shared.rows[list ^ 1], a.clusters, cluster + gridDim.x);
                 const int next = slice + 1 < slices ? slice + 1 : 0;
                 const bool same = next > 0 || more;
                 if (same || goes_on) {
@@ -517,21 +575,34 @@ __global__ void __launch_bounds__(REVERSE_ROWS * 32, 1)
                                                         abs(same ? taken : next_taken));
                     stage_weights(shared.weights[buffer ^ 1], a.fragments, next);
                 }
+                if (slice == 0 && goes_on && !more) { /* the next cluster's list and edges */
+                    stage_list(shared.rows[list ^ 1], a.clusters, cluster + gridDim.x);
+                    load_places(a, next_r, 0, place);
+                }
+                if (slice == 1 && goes_on && !more)
+                    stage_edges<T, REVERSE_PLANES>(a, next_r, place, shared.edges[list ^ 1][warp]);
                 commit_copies();
-                if (row >= a.N) continue;
+                if (r.row >= a.N) continue;
+                const char *stage = shared.stage[buffer];
+                const uint2 *weights = shared.weights[buffer];
                 if (all)
-                    reverse_slice<T, true>(a, shared, shared.stage[buffer], shared.weights[buffer], adj, tiles, slice,
-                                           x, x_adj, to_edges);
+                    reverse_slice<T, true>(a, shared, stage, weights, edges.edge, adj, tiles, slice, x, x_adj,
+                                           to_edges);
                 else
-                    reverse_slice<T, false>(a, shared, shared.stage[buffer], shared.weights[buffer], adj, tiles, slice,
-                                            x, x_adj, to_edges);
+                    reverse_slice<T, false>(a, shared, stage, weights, edges.edge, adj, tiles, slice, x, x_adj,
+                                            to_edges);
                 if (tiles > 0 || pass == 0)
-                    add_feature_adjoints(a, row, slice * COLUMNS, pass > 0, x_adj, features_adj);
+                    add_feature_adjoints(a, r.row, slice * COLUMNS, pass > 0, x_adj, features_adj);
             }
-            add_edge_adjoints(a, first, edges, pass, a.scale / adjoint_scale<T>, to_edges, edge_adj);
-            __syncwarp();
+            add_edge_adjoints(a, r, pass, a.scale / adjoint_scale<T>, to_edges, edge_adj);
         }
+        if (slices > 2)
+            wait_copies<1>(); /* the edges; the first slice is still on its way */
+        else
+            wait_copies<0>();
+        __syncwarp();
         taken = next_taken;
+        r = next_r;
     }
 }
 
