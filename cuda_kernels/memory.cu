@@ -71,7 +71,7 @@ template <typename T> int tensor_table(state<T> *s, tensor_row *table)
     table[n++] = {&s->edge_adj, E * reverse, sizeof(edge_adjoint<real<T>>), "edge adjoints"};
     table[n++] = {&s->slot_gradient, E * 3 * reverse, sizeof(double), "edge gradients"};
     const size_t clusters = message_matrix_suits(s) ? 1 : 0;
-    table[n++] = {&s->clusters.rows, clusters * message_matrix_seats(s->N), sizeof(int32_t), "rows of clusters"};
+    table[n++] = {&s->clusters.rows, clusters * message_matrix_seats<T>(s->N), sizeof(int32_t), "rows of clusters"};
     table[n++] = {&s->clusters.taken, clusters * N, sizeof(int32_t), "sizes of clusters"};
     table[n++] = {&s->clusters.places, clusters * E, sizeof(uint32_t), "places of edges"};
     table[n++] = {&s->s, N * F, sizeof(real<T>), "s"};

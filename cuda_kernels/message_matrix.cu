@@ -4,8 +4,8 @@
  * (radial_fragments.cuh), neighbours from shared memory. message.cu has the plain kernels for what does not fit here.
  *
  * Launch   a block works on a cluster of consecutive rows (clusters.cu), 16 columns at a time: what its rows gather of these
- *          columns is copied to shared memory once, while the block still works on the 16 columns before. Forward: 16 warps,
- *          a warp a row with its fragments in registers. Reverse: 8 warps, the fragments in shared memory.
+ *          columns is copied to shared memory once, while the block still works on the 16 columns before. Forward: a warp a row
+ *          with its fragments in registers, 12 (single) or 16 (mixed). Reverse: 8 or 12, the fragments in shared memory.
  * Passes   a row's edges are taken 64 at a time.
  * Cost     per 16 edges and 16 columns 24 (forward), 48 (reverse) matrix instructions in single, half of that in mixed;
  *          40 and 32 16-byte loads a lane from shared memory.
@@ -23,11 +23,18 @@
 namespace mlff
 {
 
-#ifndef VARIANT
-#define VARIANT 12
-#endif
 constexpr int COLUMNS = 16, TILES = 4, PASS_EDGES = 16 * TILES;
-constexpr int FORWARD_ROWS = VARIANT, FORWARD_SEATS = 272, REVERSE_ROWS = 8, REVERSE_SEATS = 200;
+
+/* Rows of a cluster, a warp each, and seats: as many as registers and shared memory hold. */
+template <typename T> constexpr int FORWARD_ROWS = 12;
+template <typename T> constexpr int FORWARD_SEATS = 272;
+template <typename T> constexpr int REVERSE_ROWS = 8;
+template <typename T> constexpr int REVERSE_SEATS = 200;
+template <> constexpr int FORWARD_ROWS<__half> = 16;
+template <> constexpr int FORWARD_SEATS<__half> = 320;
+template <> constexpr int REVERSE_ROWS<__half> = 12;
+template <> constexpr int REVERSE_SEATS<__half> = 288;
+
 constexpr int FORWARD_PLANES = 5, REVERSE_PLANES = 4; /* x_s, x_R, y (3); s_adj, v_adj (3) */
 constexpr int MIN_ROWS = 1024;                        /* fewer do not fill the machine with clusters */
 
@@ -241,10 +248,10 @@ __device__ inline float2 sum_over_rows(const float (&x)[4][4], int g)
 /* ---------------------------------------------------------------------------------------------- forward */
 
 template <typename T> struct forward_shared {
-    alignas(256) char stage[2][FORWARD_SEATS * FORWARD_PLANES * COLUMNS * sizeof(T)];
+    alignas(256) char stage[2][FORWARD_SEATS<T> * FORWARD_PLANES * COLUMNS * sizeof(T)];
     uint2 weights[2][SLICE_FRAGMENTS];
-    int32_t rows[2][FORWARD_SEATS];
-    staged_edges edges[2][FORWARD_ROWS];
+    int32_t rows[2][FORWARD_SEATS<T>];
+    staged_edges edges[2][FORWARD_ROWS<T>];
     radial_table table;
 };
 
@@ -288,7 +295,7 @@ __device__ inline void forward_slice(const matrix_arguments &a, const char *stag
 }
 
 template <typename T, bool GAUSSIAN>
-__global__ void __launch_bounds__(FORWARD_ROWS * 32, 1)
+__global__ void __launch_bounds__(FORWARD_ROWS<T> * 32, 1)
     message_matrix_kernel(matrix_arguments a, const T *__restrict__ features, const T *__restrict__ v_in, float *s,
                           T *v_out)
 {
@@ -296,7 +303,7 @@ __global__ void __launch_bounds__(FORWARD_ROWS * 32, 1)
     forward_shared<T> &shared = *(forward_shared<T> *)memory;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, slices = a.F / COLUMNS;
     int cluster = blockIdx.x, taken = a.clusters.taken[cluster];
-    row_edges r = row_of(a, cluster * FORWARD_ROWS + warp);
+    row_edges r = row_of(a, cluster * FORWARD_ROWS<T> + warp);
     uint32_t place[2];
     load_radial_table(a.radial, shared.table);
     stage_list(shared.rows[0], a.clusters, cluster);
@@ -311,7 +318,7 @@ __global__ void __launch_bounds__(FORWARD_ROWS * 32, 1)
     for (int buffer = 0, list = 0; cluster < a.n_clusters; cluster += gridDim.x, list ^= 1) {
         const bool all = taken >= 0, goes_on = cluster + gridDim.x < a.n_clusters;
         const int next_taken = goes_on ? a.clusters.taken[cluster + gridDim.x] : 0;
-        const row_edges next_r = row_of(a, goes_on ? r.row + gridDim.x * FORWARD_ROWS : a.N);
+        const row_edges next_r = row_of(a, goes_on ? r.row + gridDim.x * FORWARD_ROWS<T> : a.N);
         staged_edges &edges = shared.edges[list][warp];
         for (int pass = 0, more = 1; more; pass += PASS_EDGES) {
             more = __syncthreads_or(r.edges > pass + PASS_EDGES);
@@ -385,11 +392,11 @@ __global__ void __launch_bounds__(FORWARD_ROWS * 32, 1)
 /* ---------------------------------------------------------------------------------------------- reverse */
 
 template <typename T> struct reverse_shared {
-    alignas(256) char stage[2][REVERSE_SEATS * REVERSE_PLANES * COLUMNS * sizeof(T)];
-    uint4 fragments[REVERSE_ROWS][TILES][2][SPLIT<T> ? 3 : 2][32]; /* of phi and dphi/dd */
+    alignas(256) char stage[2][REVERSE_SEATS<T> * REVERSE_PLANES * COLUMNS * sizeof(T)];
+    uint4 fragments[REVERSE_ROWS<T>][TILES][2][SPLIT<T> ? 3 : 2][32]; /* of phi and dphi/dd */
     uint2 weights[2][SLICE_FRAGMENTS];
-    int32_t rows[2][REVERSE_SEATS];
-    staged_edges edges[2][REVERSE_ROWS];
+    int32_t rows[2][REVERSE_SEATS<T>];
+    staged_edges edges[2][REVERSE_ROWS<T>];
     radial_table table;
 };
 
@@ -511,7 +518,7 @@ __device__ inline void add_edge_adjoints(const matrix_arguments &a, const row_ed
 }
 
 template <typename T, bool GAUSSIAN>
-__global__ void __launch_bounds__(REVERSE_ROWS * 32, 1)
+__global__ void __launch_bounds__(REVERSE_ROWS<T> * 32, 1)
     message_matrix_reverse_kernel(matrix_arguments a, const T *__restrict__ features, const T *__restrict__ adj,
                                   T *features_adj, edge_adjoint<float> *edge_adj)
 {
@@ -520,7 +527,7 @@ __global__ void __launch_bounds__(REVERSE_ROWS * 32, 1)
     constexpr int STORED = SPLIT<T> ? 3 : 2;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, slices = a.F / COLUMNS;
     int cluster = blockIdx.x, taken = a.clusters.taken[cluster];
-    row_edges r = row_of(a, cluster * REVERSE_ROWS + warp);
+    row_edges r = row_of(a, cluster * REVERSE_ROWS<T> + warp);
     uint32_t place[2];
     load_radial_table(a.radial, shared.table);
     stage_list(shared.rows[0], a.clusters, cluster);
@@ -535,7 +542,7 @@ __global__ void __launch_bounds__(REVERSE_ROWS * 32, 1)
     for (int buffer = 0, list = 0; cluster < a.n_clusters; cluster += gridDim.x, list ^= 1) {
         const bool all = taken >= 0, goes_on = cluster + gridDim.x < a.n_clusters;
         const int next_taken = goes_on ? a.clusters.taken[cluster + gridDim.x] : 0;
-        const row_edges next_r = row_of(a, goes_on ? r.row + gridDim.x * REVERSE_ROWS : a.N);
+        const row_edges next_r = row_of(a, goes_on ? r.row + gridDim.x * REVERSE_ROWS<T> : a.N);
         staged_edges &edges = shared.edges[list][warp];
         for (int pass = 0, more = 1; more; pass += PASS_EDGES) {
             more = __syncthreads_or(r.edges > pass + PASS_EDGES);
@@ -649,12 +656,16 @@ template <typename T> bool message_matrix_suits(const state<T> *s)
     return sizeof(T) <= sizeof(float) && s->w.L > 1 && s->w.layer[1].fragments && s->N >= MIN_ROWS;
 }
 
-size_t message_matrix_seats(int32_t N)
+template <typename T> size_t message_matrix_seats(int32_t N)
 {
-    const size_t forward = ((size_t)N + FORWARD_ROWS - 1) / FORWARD_ROWS * FORWARD_SEATS;
-    const size_t reverse = ((size_t)N + REVERSE_ROWS - 1) / REVERSE_ROWS * REVERSE_SEATS;
+    const size_t forward = ((size_t)N + FORWARD_ROWS<T> - 1) / FORWARD_ROWS<T> * FORWARD_SEATS<T>;
+    const size_t reverse = ((size_t)N + REVERSE_ROWS<T> - 1) / REVERSE_ROWS<T> * REVERSE_SEATS<T>;
     return forward > reverse ? forward : reverse;
 }
+
+template size_t message_matrix_seats<double>(int32_t);
+template size_t message_matrix_seats<float>(int32_t);
+template size_t message_matrix_seats<__half>(int32_t);
 
 /* The arguments of a layer, with the clusters made anew where others are there. */
 template <typename T>
@@ -683,8 +694,8 @@ static mlff_status arguments_of(state<T> *s, int l, int rows, int seats, matrix_
 template <typename T> mlff_status message_matrix_forward(state<T> *s, int l, mlff_error *error)
 {
     matrix_arguments a;
-    MLFF_TRY(arguments_of(s, l, FORWARD_ROWS, FORWARD_SEATS, &a, error));
-    const int threads = FORWARD_ROWS * 32;
+    MLFF_TRY(arguments_of(s, l, FORWARD_ROWS<T>, FORWARD_SEATS<T>, &a, error));
+    const int threads = FORWARD_ROWS<T> * 32;
     const auto kernel = a.radial.gaussian ? message_matrix_kernel<T, true> : message_matrix_kernel<T, false>;
     const int blocks = blocks_for(kernel, threads, sizeof(forward_shared<T>), a.n_clusters);
     kernel<<<blocks, threads, sizeof(forward_shared<T>), s->stream>>>(a, s->layer[l].features, s->layer[l].v, s->s,
@@ -696,8 +707,8 @@ template <typename T> mlff_status message_matrix_forward(state<T> *s, int l, mlf
 template <typename T> mlff_status message_matrix_reverse(state<T> *s, int l, mlff_error *error)
 {
     matrix_arguments a;
-    MLFF_TRY(arguments_of(s, l, REVERSE_ROWS, REVERSE_SEATS, &a, error));
-    const int threads = REVERSE_ROWS * 32;
+    MLFF_TRY(arguments_of(s, l, REVERSE_ROWS<T>, REVERSE_SEATS<T>, &a, error));
+    const int threads = REVERSE_ROWS<T> * 32;
     const auto kernel =
         a.radial.gaussian ? message_matrix_reverse_kernel<T, true> : message_matrix_reverse_kernel<T, false>;
     const int blocks = blocks_for(kernel, threads, sizeof(reverse_shared<T>), a.n_clusters);

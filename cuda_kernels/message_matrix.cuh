@@ -20,7 +20,7 @@ float message_matrix_pack(const double *filter, int F, int K, uint2 *fragments);
 template <typename T> bool message_matrix_suits(const state<T> *s);
 
 /* Seats that clusters of N rows need at most, over both directions. */
-size_t message_matrix_seats(int32_t N);
+template <typename T> size_t message_matrix_seats(int32_t N);
 
 template <typename T> mlff_status message_matrix_forward(state<T> *s, int l, mlff_error *error);
 template <typename T> mlff_status message_matrix_reverse(state<T> *s, int l, mlff_error *error);
