@@ -423,9 +423,9 @@ __device__ inline void reverse_slice(const matrix_arguments &a, const reverse_sh
 {
     constexpr int STORED = SPLIT<T> ? 3 : 2;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, column = slice * COLUMNS;
-    uint2 b[3][2][PARTS];
+    uint2 b[3][2][PARTS]; /* mixed has no registers for all of them at once */
 #pragma unroll
-    for (int kind = 0; kind < 3; kind++) load_weights<SPLIT<T>>(weights, kind, lane, b[kind]);
+    for (int kind = 0; kind < (SPLIT<T> ? 3 : 0); kind++) load_weights<SPLIT<T>>(weights, kind, lane, b[kind]);
 #pragma unroll
     for (int tile = 0; tile < TILES; tile++) {
         if (tile % 2 == 0 && tile >= tiles) break; /* in pairs: fewer branches */
@@ -441,31 +441,45 @@ __device__ inline void reverse_slice(const matrix_arguments &a, const reverse_sh
             for (int p = 0; p < 4; p++)
                 gather<T, REVERSE_PLANES, ALL>(stage, adj, a.F, __float_as_int(r[h].w), p, column, t, in[h][p]);
         }
-        float W[3][2][4], dW[3][2][4];
-#pragma unroll
-        for (int kind = 0; kind < 3; kind++) {
-            filter<SPLIT<T>>(phi, b[kind], W[kind]);
-            filter<SPLIT<T>>(dphi, b[kind], dW[kind]);
-        }
+        float W[2][4], dW[2][4];
+        if (!SPLIT<T>) load_weights<false>(weights, 0, lane, b[0]);
+        filter<SPLIT<T>>(phi, b[0], W);
+        filter<SPLIT<T>>(dphi, b[0], dW);
 #pragma unroll
         for (int h = 0; h < 2; h++)
 #pragma unroll
             for (int q = 0; q < 4; q++) {
                 const int at = 2 * h + q % 2;
-                const float s = in[h][0][q], v[3] = {in[h][1][q], in[h][2][q], in[h][3][q]};
-                const float along = -(r[h].x * v[0] + r[h].y * v[1] + r[h].z * v[2]);
-                const float inner = x[2][q] * v[0] + x[3][q] * v[1] + x[4][q] * v[2];
-                const float R = W[1][q / 2][at] * x[1][q];
-                x_adj[0][q] += W[0][q / 2][at] * s;
-                x_adj[1][q] += W[1][q / 2][at] * along;
-                edge_adj[tile][h][3] += dW[0][q / 2][at] * (x[0][q] * s);
-                edge_adj[tile][h][3] += dW[1][q / 2][at] * (x[1][q] * along);
-                edge_adj[tile][h][3] += dW[2][q / 2][at] * inner;
+                x_adj[0][q] += W[q / 2][at] * in[h][0][q];
+                edge_adj[tile][h][3] += dW[q / 2][at] * (x[0][q] * in[h][0][q]);
+            }
+        if (!SPLIT<T>) load_weights<false>(weights, 1, lane, b[1]);
+        filter<SPLIT<T>>(phi, b[1], W);
+        filter<SPLIT<T>>(dphi, b[1], dW);
 #pragma unroll
-                for (int c = 0; c < 3; c++) {
-                    x_adj[2 + c][q] += W[2][q / 2][at] * v[c];
-                    edge_adj[tile][h][c] -= R * v[c];
-                }
+        for (int h = 0; h < 2; h++)
+#pragma unroll
+            for (int q = 0; q < 4; q++) {
+                const int at = 2 * h + q % 2;
+                const float along = -(r[h].x * in[h][1][q] + r[h].y * in[h][2][q] + r[h].z * in[h][3][q]);
+                const float R = W[q / 2][at] * x[1][q];
+                x_adj[1][q] += W[q / 2][at] * along;
+                edge_adj[tile][h][3] += dW[q / 2][at] * (x[1][q] * along);
+#pragma unroll
+                for (int c = 0; c < 3; c++) edge_adj[tile][h][c] -= R * in[h][1 + c][q];
+            }
+        if (!SPLIT<T>) load_weights<false>(weights, 2, lane, b[2]);
+        filter<SPLIT<T>>(phi, b[2], W);
+        filter<SPLIT<T>>(dphi, b[2], dW);
+#pragma unroll
+        for (int h = 0; h < 2; h++)
+#pragma unroll
+            for (int q = 0; q < 4; q++) {
+                const int at = 2 * h + q % 2;
+                const float inner = x[2][q] * in[h][1][q] + x[3][q] * in[h][2][q] + x[4][q] * in[h][3][q];
+                edge_adj[tile][h][3] += dW[q / 2][at] * inner;
+#pragma unroll
+                for (int c = 0; c < 3; c++) x_adj[2 + c][q] += W[q / 2][at] * in[h][1 + c][q];
             }
     }
 }
