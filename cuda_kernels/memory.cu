@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Memory: the device arenas, pinned host memory, and the table of every tensor of one evaluation. */
 #include "memory.cuh"
+#include "message_matrix.cuh"
 
 #include <string.h>
 
@@ -69,6 +70,10 @@ template <typename T> int tensor_table(state<T> *s, tensor_row *table)
     table[n++] = {&s->edge_slot, E, sizeof(int64_t), "edge slots"};
     table[n++] = {&s->edge_adj, E * reverse, sizeof(edge_adjoint<real<T>>), "edge adjoints"};
     table[n++] = {&s->slot_gradient, E * 3 * reverse, sizeof(double), "edge gradients"};
+    const size_t clusters = message_matrix_suits(s) ? 1 : 0;
+    table[n++] = {&s->clusters.rows, clusters * message_matrix_seats<T>(s->N), sizeof(int32_t), "rows of clusters"};
+    table[n++] = {&s->clusters.taken, clusters * N, sizeof(int32_t), "sizes of clusters"};
+    table[n++] = {&s->clusters.places, clusters * E, sizeof(uint32_t), "places of edges"};
     table[n++] = {&s->s, N * F, sizeof(real<T>), "s"};
     table[n++] = {&s->v_mid, N * 3 * F, sizeof(T), "v_mid"};
     for (int l = 0; l < s->w.L; l++) {

@@ -14,6 +14,8 @@
 #include "launch.cuh"
 #include "message_matrix.cuh"
 
+#include <type_traits>
+
 namespace mlff
 {
 
@@ -36,7 +38,7 @@ template <typename T> struct message_arguments {
     const edge<T> *edges;
 };
 
-template <typename T> message_arguments<T> arguments_of(const state<T> *s, int l)
+template <typename S> message_arguments<real<S>> arguments_of(const state<S> *s, int l)
 {
     return {s->N, s->w.F, radial_of(s->w), s->w.layer[l].filter, s->first, s->count, s->edge_row, s->edges};
 }
@@ -92,10 +94,12 @@ __device__ inline void fill_table(const message_arguments<T> &a, edge_table<T, F
     __syncthreads();
 }
 
-template <typename T, int FUNCTIONS>
-__global__ void __launch_bounds__(256) message_forward_kernel(message_arguments<T> a, const T *__restrict__ features,
-                                                              const T *__restrict__ v_in, T *s, T *v_out)
+template <typename S, int FUNCTIONS>
+__global__ void __launch_bounds__(256)
+    message_forward_kernel(message_arguments<real<S>> a, const S *__restrict__ features, const S *__restrict__ v_in,
+                           real<S> *s, S *v_out)
 {
+    typedef real<S> T;
     __shared__ edge_table<T, FUNCTIONS> table;
     const int f = threadIdx.x, F = a.F;
     T w[3][FUNCTIONS];
@@ -111,7 +115,7 @@ __global__ void __launch_bounds__(256) message_forward_kernel(message_arguments<
             if (f >= F) continue;
 #pragma unroll 2
             for (int e = 0; e < n; e++) {
-                const T *x = features + (size_t)table.neighbour[e] * 5 * F + f;
+                const S *x = features + (size_t)table.neighbour[e] * 5 * F + f;
                 const T x_s = x[0], x_R = x[F], y0 = x[2 * F], y1 = x[3 * F], y2 = x[4 * F];
                 T W_s = 0, W_R = 0, W_v = 0;
 #pragma unroll
@@ -133,7 +137,7 @@ __global__ void __launch_bounds__(256) message_forward_kernel(message_arguments<
             s[(size_t)row * F + f] += sum;
             for (int q = 0; q < 3; q++) {
                 const size_t place = ((size_t)row * 3 + q) * F + f;
-                v_out[place] = v_in[place] + v[q];
+                v_out[place] = S(T(v_in[place]) + v[q]);
             }
         }
     }
@@ -154,11 +158,12 @@ template <typename T> __device__ inline T transposed_sum(T (&value)[32], int lan
     return value[0];
 }
 
-template <typename T, int FUNCTIONS>
+template <typename S, int FUNCTIONS>
 __global__ void __launch_bounds__(256)
-    message_reverse_kernel(message_arguments<T> a, const T *__restrict__ features, const T *__restrict__ adj,
-                           T *features_adj, edge_adjoint<T> *edge_adj)
+    message_reverse_kernel(message_arguments<real<S>> a, const S *__restrict__ features, const S *__restrict__ adj,
+                           S *features_adj, edge_adjoint<real<S>> *edge_adj)
 {
+    typedef real<S> T;
     extern __shared__ __align__(16) char shared[];
     auto &table = *(edge_table<T, FUNCTIONS> *)shared;
     auto dphi = (T(*)[table_width(FUNCTIONS)])(shared + sizeof table); /* [CHUNK][...] */
@@ -170,9 +175,9 @@ __global__ void __launch_bounds__(256)
     for (int64_t row = row_of_turn(0); row < a.N; row = row_of_turn(++turn)) {
         const int64_t first = a.first[row];
         const int edges = a.count[row];
-        const T *own = features + (size_t)row * 5 * F + f;
+        const S *own = features + (size_t)row * 5 * F + f;
         T x[5], x_adj[5] = {0, 0, 0, 0, 0}; /* x_s, x_R, y (3) */
-        for (int q = 0; q < 5; q++) x[q] = f < F ? own[q * F] : T(0);
+        for (int q = 0; q < 5; q++) x[q] = f < F ? T(own[q * F]) : T(0);
         for (int base = 0; base < edges; base += CHUNK) {
             const int n = min(CHUNK, edges - base);
             fill_table<T, FUNCTIONS>(a, table, dphi, first + base, n);
@@ -183,7 +188,7 @@ __global__ void __launch_bounds__(256)
                     sums[4 * q] = sums[4 * q + 1] = sums[4 * q + 2] = sums[4 * q + 3] = 0;
                     const int e = group + q;
                     if (e >= n || f >= F) continue;
-                    const T *g = adj + (size_t)table.neighbour[e] * 4 * F + f;
+                    const S *g = adj + (size_t)table.neighbour[e] * 4 * F + f;
                     const T s_adj = g[0], v0 = g[F], v1 = g[2 * F], v2 = g[3 * F];
                     T W_s = 0, W_R = 0, W_v = 0, dW_s = 0, dW_R = 0, dW_v = 0;
 #pragma unroll
@@ -215,6 +220,7 @@ __global__ void __launch_bounds__(256)
             for (int q = f; q < 4 * n; q += blockDim.x) {
                 T total = 0;
                 for (int p = 0; p < (int)blockDim.x / 32; p++) total += part_of_warp[p][q];
+                total *= 1 / adjoint_scale<S>;
                 edge_adjoint<T> *out = edge_adj + first + base + q / 4;
                 if (q % 4 == 0)
                     out->d += total;
@@ -223,73 +229,64 @@ __global__ void __launch_bounds__(256)
             }
         }
         if (f < F)
-            for (int q = 0; q < 5; q++) features_adj[((size_t)row * 5 + q) * F + f] = x_adj[q];
+            for (int q = 0; q < 5; q++) features_adj[((size_t)row * 5 + q) * F + f] = S(x_adj[q]);
     }
 }
 
 /* -------------------------------------------------------------------------------------------- launchers */
 
-template <typename T, int FUNCTIONS> void launch_forward(state<T> *s, int l)
+/* Calls launch with the smallest number of functions that the kernels are compiled for and that holds K + 1. */
+template <typename Launch> void with_functions(int K, Launch launch)
 {
-    const int threads = (s->w.F + 31) / 32 * 32;
-    const auto kernel = message_forward_kernel<T, FUNCTIONS>;
-    kernel<<<blocks_for(kernel, threads, 0, s->N), threads, 0, s->stream>>>(arguments_of(s, l), s->layer[l].features,
-                                                                            s->layer[l].v, s->s, s->v_mid);
+    if (K < 9)
+        launch(std::integral_constant<int, 9>());
+    else if (K < 17)
+        launch(std::integral_constant<int, 17>());
+    else if (K < 21)
+        launch(std::integral_constant<int, 21>());
+    else if (K < 33)
+        launch(std::integral_constant<int, 33>());
+    else
+        launch(std::integral_constant<int, MAX_FUNCTIONS>());
 }
 
-template <typename T, int FUNCTIONS> void launch_reverse(state<T> *s, int l)
-{
-    const int threads = (s->w.F + 31) / 32 * 32;
-    const auto kernel = message_reverse_kernel<T, FUNCTIONS>;
-    const size_t shared = sizeof(edge_table<T, FUNCTIONS>) +
-                          ((size_t)CHUNK * table_width(FUNCTIONS) + threads / 32 * CHUNK * 4) * sizeof(T);
-    kernel<<<blocks_for(kernel, threads, shared, s->N), threads, shared, s->stream>>>(
-        arguments_of(s, l), s->layer[l].features, s->adj, s->features_adj, s->edge_adj);
-}
-
-template <typename T> mlff_status message_forward(state<T> *s, int l, mlff_error *error)
+template <typename S> mlff_status message_forward(state<S> *s, int l, mlff_error *error)
 {
     if (s->N == 0) return MLFF_OK;
-    if constexpr (sizeof(T) == sizeof(float))
-        if (s->w.layer[l].fragments) return message_matrix_forward(s, l, error);
-    const int functions = s->w.K + 1;
-    if (functions <= 9)
-        launch_forward<T, 9>(s, l);
-    else if (functions <= 17)
-        launch_forward<T, 17>(s, l);
-    else if (functions <= 21)
-        launch_forward<T, 21>(s, l);
-    else if (functions <= 33)
-        launch_forward<T, 33>(s, l);
-    else
-        launch_forward<T, MAX_FUNCTIONS>(s, l);
+    if constexpr (sizeof(S) <= sizeof(float))
+        if (message_matrix_suits(s)) return message_matrix_forward(s, l, error);
+    const int threads = (s->w.F + 31) / 32 * 32;
+    with_functions(s->w.K, [&](auto functions) {
+        const auto kernel = message_forward_kernel<S, functions()>;
+        kernel<<<blocks_for(kernel, threads, 0, s->N), threads, 0, s->stream>>>(
+            arguments_of(s, l), s->layer[l].features, s->layer[l].v, s->s, s->v_mid);
+    });
     CUDA_TRY_LAUNCH("message");
     return MLFF_OK;
 }
 
-template <typename T> mlff_status message_reverse(state<T> *s, int l, mlff_error *error)
+template <typename S> mlff_status message_reverse(state<S> *s, int l, mlff_error *error)
 {
     if (s->N == 0) return MLFF_OK;
-    if constexpr (sizeof(T) == sizeof(float))
-        if (s->w.layer[l].fragments) return message_matrix_reverse(s, l, error);
-    const int functions = s->w.K + 1;
-    if (functions <= 9)
-        launch_reverse<T, 9>(s, l);
-    else if (functions <= 17)
-        launch_reverse<T, 17>(s, l);
-    else if (functions <= 21)
-        launch_reverse<T, 21>(s, l);
-    else if (functions <= 33)
-        launch_reverse<T, 33>(s, l);
-    else
-        launch_reverse<T, MAX_FUNCTIONS>(s, l);
+    if constexpr (sizeof(S) <= sizeof(float))
+        if (message_matrix_suits(s)) return message_matrix_reverse(s, l, error);
+    const int threads = (s->w.F + 31) / 32 * 32;
+    with_functions(s->w.K, [&](auto functions) {
+        const auto kernel = message_reverse_kernel<S, functions()>;
+        const size_t shared = sizeof(edge_table<real<S>, functions()>) +
+                              ((size_t)CHUNK * table_width(functions()) + threads / 32 * CHUNK * 4) * sizeof(real<S>);
+        kernel<<<blocks_for(kernel, threads, shared, s->N), threads, shared, s->stream>>>(
+            arguments_of(s, l), s->layer[l].features, s->adj, s->features_adj, s->edge_adj);
+    });
     CUDA_TRY_LAUNCH("message, reverse");
     return MLFF_OK;
 }
 
 template mlff_status message_forward(state<float> *, int, mlff_error *);
 template mlff_status message_forward(state<double> *, int, mlff_error *);
+template mlff_status message_forward(state<__half> *, int, mlff_error *);
 template mlff_status message_reverse(state<float> *, int, mlff_error *);
 template mlff_status message_reverse(state<double> *, int, mlff_error *);
+template mlff_status message_reverse(state<__half> *, int, mlff_error *);
 
 } // namespace mlff

@@ -1,139 +1,107 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Message of interactions l >= 1 in single, filters through the matrix units (docs/equations.md); message.cu has the plain
- * kernels for double and for the sizes that do not fit here (F > 128 or K > 20).
+ * Message of interactions l >= 1 in single and mixed (docs/equations.md): filters through the matrix units
+ * (radial_fragments.cuh), neighbours from shared memory. message.cu has the plain kernels for what does not fit here.
  *
- * Filter   W [16 edges x 16 features] of a warp = phi [16 x 21] times weights [21 x 16]. Numbers are split into two halves
- *          of 11 bits, a = hi + lo; the products hi hi, lo hi, hi lo of 21 functions fill 63 of 64 inputs, four steps of
- *          m16n8k16. The order of inputs and columns is free: lane 4g + t makes the five functions whose halves it holds,
- *          and its four columns are neighbours in memory (16-byte gathers).
- * Launch   a block of F/16 warps works on as many neighbouring rows (half as many in reverse) at a time: warps make the
- *          radial fragments of one row each in shared memory, then each warp streams over all of them with its 16
- *          features' weights in registers. All blocks move through the atoms together, so that what they gather is in L2:
- *          with a stretch of atoms for each block of its own half of it comes from DRAM (39 ns an atom instead of 26).
- * Cost     192 (forward), 384 (reverse) matrix instructions for 16 edges; gathers of 5F and 4F values.
- * Order    sums over edges: tiles of 16, within one a fixed tree; sums over features: the lane's four, the row's four
- *          lanes, the warps in order.
+ * Launch   a block works on a cluster of consecutive rows (clusters.cu), 16 columns at a time: what its rows gather of these
+ *          columns is copied to shared memory once, while the block still works on the 16 columns before. Forward: a warp a row
+ *          with its fragments in registers, 12 (single) or 16 (mixed). Reverse: 8 or 12, the fragments in shared memory.
+ * Passes   a row's edges are taken 64 at a time.
+ * Cost     per 16 edges and 16 columns 24 (forward), 48 (reverse) matrix instructions in single, half of that in mixed;
+ *          40 and 32 16-byte loads a lane from shared memory.
+ * Order    sums over edges: tiles of 16, within one a fixed tree; sums over features: slices, then a lane's four columns,
+ *          then the four lanes.
  */
+#include "clusters.cuh"
 #include "launch.cuh"
 #include "message_matrix.cuh"
 #include "mma.cuh"
+#include "radial_fragments.cuh"
 
-#include <cuda_fp16.h>
+#include <string.h>
 
 namespace mlff
 {
 
-constexpr int MATRIX_K = 20, STEPS = 4, TILES = 4, PASS_EDGES = 16 * TILES; /* a pass: up to 64 edges of each row */
+constexpr int COLUMNS = 16, TILES = 4, PASS_EDGES = 16 * TILES;
+
+/* Rows of a cluster, a warp each, and seats: as many as registers and shared memory hold. */
+template <typename T> constexpr int FORWARD_ROWS = 12;
+template <typename T> constexpr int FORWARD_SEATS = 272;
+template <typename T> constexpr int REVERSE_ROWS = 8;
+template <typename T> constexpr int REVERSE_SEATS = 200;
+template <> constexpr int FORWARD_ROWS<__half> = 16;
+template <> constexpr int FORWARD_SEATS<__half> = 320;
+template <> constexpr int REVERSE_ROWS<__half> = 12;
+template <> constexpr int REVERSE_SEATS<__half> = 288;
+
+constexpr int FORWARD_PLANES = 5, REVERSE_PLANES = 4; /* x_s, x_R, y (3); s_adj, v_adj (3) */
+constexpr int MIN_ROWS = 1024;                        /* fewer do not fill the machine with clusters */
+
+template <typename T> constexpr bool SPLIT = sizeof(T) == sizeof(float);
 
 struct matrix_arguments {
     int32_t N;
-    int F;
+    int F, n_clusters;
     radial_parameters radial;
-    const uint2 *fragments; /* [F/16][3][2][STEPS][32] */
+    const uint2 *fragments; /* [F/16][3][2][PARTS][32] */
     float scale;            /* of W: the weights in the fragments are multiplied by 1/scale */
     const int64_t *first;
     const int32_t *count, *edge_row;
     const edge<float> *edges;
+    cluster_list clusters;
 };
 
-__device__ inline uint32_t pack(__half low, __half high)
+/* ----------------------------------------------------------------------------------------- shared memory */
+
+/* Where a seat begins, in bytes, and the plane p of it: begin ^ p * plane bytes for four planes, + for five. Of four planes
+ * every other seat (every fourth in half) has them in another order, so that two lanes that read the same plane of different
+ * seats meet different banks; the turn is part of `begin`. */
+template <typename T, int PLANES> __device__ inline int seat_begin(int seat)
 {
-    return (uint32_t)__half_as_ushort(low) | (uint32_t)__half_as_ushort(high) << 16;
+    constexpr int BYTES = COLUMNS * sizeof(T);
+    return seat * PLANES * BYTES + (PLANES == 4 ? (sizeof(T) == 4 ? seat & 1 : seat & 3) * BYTES : 0);
 }
 
-__device__ inline void mma_half(float (&c)[4], const uint4 &a, const uint2 &b)
+template <typename T, int PLANES> __device__ inline int plane_of(int begin, int plane)
 {
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y));
+    constexpr int BYTES = COLUMNS * sizeof(T);
+    return PLANES == 4 ? begin ^ plane * BYTES : begin + plane * BYTES;
 }
 
-/* ------------------------------------------------------------------------------------------- fragments */
-
-/* Which function and which product input slot q (0..15) of lane t is: product 0 hi hi, 1 lo hi, 2 hi lo (values, weights). */
-__host__ __device__ inline void slot_of(int t, int q, int *function, int *product)
+/* Starts the copy of a cluster's list of neighbours to shared memory. */
+__device__ inline void stage_list(int32_t *rows, const cluster_list &clusters, int cluster)
 {
-    *function = q < 15 ? 5 * t + q / 3 : t < 3 ? MATRIX_K : -1;
-    *product = q < 15 ? q % 3 : t;
+    const int32_t *from = clusters.rows + (size_t)cluster * clusters.seats;
+    for (int q = threadIdx.x; q < clusters.seats / 4; q += blockDim.x) copy_16_async(rows + 4 * q, from + 4 * q, true);
 }
 
-/* The halves of a lane's functions for one edge, in the order of its slots; DERIVATIVE: of dphi/dd. */
-template <bool DERIVATIVE>
-__device__ inline void radial_halves(const radial_parameters &p, float d, int t, __half (&slots)[16])
+/* Starts the copies of all seats' columns; from [rows][PLANES][F], at the slice's first column. */
+template <typename T, int PLANES>
+__device__ inline void stage_neighbours(char *stage, const T *from, int F, const int32_t *rows, int seats)
 {
-    float fc, dfc;
-    cutoff_function(p, d, &fc, &dfc);
+    constexpr int WIDTH = 16 / sizeof(T),
+                  PIECES = COLUMNS / WIDTH; /* 16-byte pieces of a plane, neighbouring threads */
+    const int piece = threadIdx.x % PIECES;
+    from += piece * WIDTH;
+    stage += piece * 16;
+    for (int seat = threadIdx.x / PIECES; seat < seats; seat += blockDim.x / PIECES) {
+        const int32_t row = rows[seat];
+        if (row < 0) continue;
+        const T *source = from + (size_t)row * (PLANES * F);
+        const int begin = seat_begin<T, PLANES>(seat);
 #pragma unroll
-    for (int q = 0; q < 6; q++) {
-        float phi, dphi;
-        radial_function(p, d, fc, dfc, q < 5 && 5 * t + q < p.K ? 5 * t + q : q < 5 ? MATRIX_K + 1 : p.K, &phi, &dphi);
-        const float value = DERIVATIVE ? dphi : phi;
-        const __half hi = __float2half_rn(value), lo = __float2half_rn(value - __half2float(hi));
-        if (q < 5) {
-            slots[3 * q] = hi;
-            slots[3 * q + 1] = lo;
-            slots[3 * q + 2] = hi;
-        } else {
-            slots[15] = t == 1 ? lo : t == 3 ? __float2half_rn(0.0f) : hi;
-        }
+        for (int plane = 0; plane < PLANES; plane++, source += F)
+            copy_16_async(stage + plane_of<T, PLANES>(begin, plane), source, true);
     }
 }
 
-/* A warp writes the fragments of one row's edges first .. first+n-1 (n <= 64): to [TILES][STEPS][32]. */
-template <bool DERIVATIVE>
-__device__ inline void make_fragments(const matrix_arguments &a, int64_t first, int n, uint4 *to, float4 *geometry,
-                                      int row)
-{
-    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    for (int tile = 0; tile * 16 < n; tile++) {
-        __half slots[2][16];
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const int e = tile * 16 + half * 8 + g;
-            edge<float> r = {{0, 0, 0}, 1};
-            int32_t j = row; /* padding gathers its own row, times 0 */
-            if (e < n) {
-                r = a.edges[first + e];
-                j = a.edge_row[first + e];
-            }
-            radial_halves<DERIVATIVE>(a.radial, r.d, t, slots[half]);
-            if (e >= n)
-#pragma unroll
-                for (int q = 0; q < 16; q++) slots[half][q] = __float2half_rn(0.0f);
-            if (t == 0 && geometry) geometry[e] = make_float4(r.u[0], r.u[1], r.u[2], __int_as_float(j));
-        }
-#pragma unroll
-        for (int step = 0; step < STEPS; step++)
-            to[(tile * STEPS + step) * 32 + lane] = make_uint4(pack(slots[0][4 * step], slots[0][4 * step + 1]),
-                                                               pack(slots[1][4 * step], slots[1][4 * step + 1]),
-                                                               pack(slots[0][4 * step + 2], slots[0][4 * step + 3]),
-                                                               pack(slots[1][4 * step + 2], slots[1][4 * step + 3]));
-    }
-}
+constexpr int SLICE_FRAGMENTS = 3 * 2 * PARTS * 32; /* uint2 of a slice's weights */
 
-__device__ inline void load_weights(const matrix_arguments &a, int warp, int lane, uint2 (&b)[3][2][STEPS])
+__device__ inline void stage_weights(uint2 *weights, const uint2 *fragments, int slice)
 {
-#pragma unroll
-    for (int kind = 0; kind < 3; kind++)
-#pragma unroll
-        for (int half = 0; half < 2; half++)
-#pragma unroll
-            for (int step = 0; step < STEPS; step++)
-                b[kind][half][step] = a.fragments[(((warp * 3 + kind) * 2 + half) * STEPS + step) * 32 + lane];
-}
-
-/* c[half][..]: rows g, g + 8 and the lane's four columns; W(row, q) is c[q / 2][2 * row + q % 2] */
-__device__ inline void filter(const uint4 (&values)[STEPS], const uint2 (&b)[2][STEPS], float (&c)[2][4])
-{
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-#pragma unroll
-        for (int q = 0; q < 4; q++) c[half][q] = 0;
-#pragma unroll
-        for (int step = 0; step < STEPS; step++) mma_half(c[half], values[step], b[half][step]);
-    }
+    const uint2 *from = fragments + (size_t)slice * SLICE_FRAGMENTS;
+    for (int q = 2 * threadIdx.x; q < SLICE_FRAGMENTS; q += 2 * blockDim.x) copy_16_async(weights + q, from + q, true);
 }
 
 __device__ inline void load_four(const float *from, float (&to)[4])
@@ -142,236 +110,520 @@ __device__ inline void load_four(const float *from, float (&to)[4])
     to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
 }
 
-/* over the eight lanes g of the same columns */
-__device__ inline float sum_over_rows(float x)
+__device__ inline void load_four(const __half *from, float (&to)[4])
 {
-    x += __shfl_xor_sync(0xffffffffu, x, 4);
-    x += __shfl_xor_sync(0xffffffffu, x, 8);
-    return x + __shfl_xor_sync(0xffffffffu, x, 16);
+    const uint2 bits = *(const uint2 *)from;
+    const float2 a = __half22float2(*(const __half2 *)&bits.x), b = __half22float2(*(const __half2 *)&bits.y);
+    to[0] = a.x, to[1] = a.y, to[2] = b.x, to[3] = b.y;
+}
+
+__device__ inline void store_two(float *to, float a, float b)
+{
+    *(float2 *)to = make_float2(a, b);
+}
+
+__device__ inline void store_two(__half *to, float a, float b)
+{
+    *(__half2 *)to = __floats2half2_rn(a, b);
+}
+
+__device__ inline float2 load_two(const float *from)
+{
+    return *(const float2 *)from;
+}
+
+__device__ inline float2 load_two(const __half *from)
+{
+    return __half22float2(*(const __half2 *)from);
+}
+
+/* An edge's neighbour: where its seat begins, or -1 - row where it has none. ALL: every edge of the cluster has a seat. */
+template <typename T, int PLANES, bool ALL>
+__device__ inline void gather(const char *stage, const T *tensor, int F, int neighbour, int plane, int column, int t,
+                              float (&to)[4])
+{
+    if (ALL || neighbour >= 0)
+        load_four((const T *)(stage + plane_of<T, PLANES>(neighbour, plane)) + 4 * t, to);
+    else
+        load_four(tensor + ((size_t)(-1 - neighbour) * PLANES + plane) * F + column + 4 * t, to);
+}
+
+/* A row with its edges. */
+struct row_edges {
+    int row, edges;
+    int64_t first;
+};
+
+__device__ inline row_edges row_of(const matrix_arguments &a, int row)
+{
+    return row < a.N ? row_edges{row, a.count[row], a.first[row]} : row_edges{row, 0, 0};
+}
+
+/* A pass's edges in shared memory: (u, d), and u with the neighbour once the radial functions are made. Padding repeats the
+ * last edge. */
+struct staged_edges {
+    float4 edge[PASS_EDGES];
+    int32_t neighbour[PASS_EDGES]; /* where its seat begins, or -1 - row */
+};
+
+/* A lane's two edges of a pass, in the order of the sums. */
+__device__ inline void load_places(const matrix_arguments &a, const row_edges &r, int pass, uint32_t (&place)[2])
+{
+#pragma unroll
+    for (int k = 0; k < 2; k++)
+        if (r.edges > 0)
+            place[k] = a.clusters.places[r.first + min(pass + 32 * k + (int)threadIdx.x % 32, r.edges - 1)];
+}
+
+template <typename T, int PLANES>
+__device__ inline void stage_edges(const matrix_arguments &a, const row_edges &r, const uint32_t (&place)[2],
+                                   staged_edges &to)
+{
+    if (r.edges == 0) return;
+#pragma unroll
+    for (int k = 0; k < 2; k++) {
+        const int64_t e = r.first + (place[k] >> 16);
+        const int seat = place[k] & 0xffff, q = 32 * k + threadIdx.x % 32;
+        copy_16_async(&to.edge[q], a.edges + e, true);
+        to.neighbour[q] = seat == NO_SEAT ? -1 - a.edge_row[e] : seat_begin<T, PLANES>(seat);
+    }
+}
+
+/* Cutoff functions of the edges of rows g and g + 8 of a tile; padding gives zeros. */
+__device__ inline void load_cutoffs(const matrix_arguments &a, const staged_edges &from, int edges, int tile, int g,
+                                    edge_cutoff (&to)[2])
+{
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        const int q = tile * 16 + 8 * h + g;
+        to[h] = cutoff_of(a.radial, from.edge[q].w);
+        if (q >= edges) to[h].d = -1;
+    }
+}
+
+/* The warp's edges give their distance for their neighbour. */
+__device__ inline void name_neighbours(staged_edges &edges)
+{
+    __syncwarp();
+#pragma unroll
+    for (int k = 0; k < 2; k++) {
+        const int q = 32 * k + threadIdx.x % 32;
+        edges.edge[q].w = __int_as_float(edges.neighbour[q]);
+    }
+    __syncwarp();
+}
+
+/* fragments: of the slice, [3][2][PARTS][32] */
+template <bool SPLIT_>
+__device__ inline void load_weights(const uint2 *fragments, int kind, int lane, uint2 (&b)[2][PARTS])
+{
+#pragma unroll
+    for (int half = 0; half < 2; half++)
+#pragma unroll
+        for (int part = 0; part < PARTS; part++)
+            if (SPLIT_ || part != 1) b[half][part] = fragments[((kind * 2 + half) * PARTS + part) * 32 + lane];
+}
+
+/* Sums over the eight rows g of four vectors of the lane's four columns; lane 4g + t is left with columns
+ * 4t + 2(g % 2), + 1 of vector g / 2. */
+__device__ inline float2 sum_over_rows(const float (&x)[4][4], int g)
+{
+    float two[2][4], one[4], out[2];
+    const bool upper = g & 4, odd = g & 2, right = g & 1;
+#pragma unroll
+    for (int v = 0; v < 2; v++)
+#pragma unroll
+        for (int q = 0; q < 4; q++)
+            two[v][q] =
+                (upper ? x[2 + v][q] : x[v][q]) + __shfl_xor_sync(0xffffffffu, upper ? x[v][q] : x[2 + v][q], 16);
+#pragma unroll
+    for (int q = 0; q < 4; q++)
+        one[q] = (odd ? two[1][q] : two[0][q]) + __shfl_xor_sync(0xffffffffu, odd ? two[0][q] : two[1][q], 8);
+#pragma unroll
+    for (int q = 0; q < 2; q++)
+        out[q] = (right ? one[2 + q] : one[q]) + __shfl_xor_sync(0xffffffffu, right ? one[q] : one[2 + q], 4);
+    return make_float2(out[0], out[1]);
 }
 
 /* ---------------------------------------------------------------------------------------------- forward */
 
-/* Shared: fragments [rows][TILES][STEPS][32], geometry [rows][64] (u, neighbour) of as many rows as warps. */
-__global__ void __launch_bounds__(256, 2) message_matrix_kernel(matrix_arguments a, const float *__restrict__ features,
-                                                                const float *__restrict__ v_in, float *s, float *v_out)
+template <typename T> struct forward_shared {
+    alignas(256) char stage[2][FORWARD_SEATS<T> * FORWARD_PLANES * COLUMNS * sizeof(T)];
+    uint2 weights[2][SLICE_FRAGMENTS];
+    int32_t rows[2][FORWARD_SEATS<T>];
+    staged_edges edges[2][FORWARD_ROWS<T>];
+    radial_table table;
+};
+
+/* One slice of a row: sum [4][4] of s and v of the lane's columns, over its rows g of every tile. */
+template <typename T, bool ALL>
+__device__ inline void forward_slice(const matrix_arguments &a, const char *stage, const uint2 *weights,
+                                     const T *features, const float4 *geometry, const uint4 (&phi)[TILES][PARTS],
+                                     int tiles, int column, float (&sum)[4][4])
 {
-    extern __shared__ __align__(16) uint4 shared[];
-    const int warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    uint4 *fragments = shared;
-    float4 *geometry = (float4 *)(shared + (size_t)warps * TILES * STEPS * 32);
-    const int F = a.F, column = warp * 16 + 4 * t;
-    uint2 b[3][2][STEPS];
-    load_weights(a, warp, lane, b);
-    for (int base = blockIdx.x * warps; base < a.N; base += gridDim.x * warps) {
-        const int rows = min(warps, a.N - base);
-        for (int pass = 0;; pass += PASS_EDGES) {
-            const int mine = warp < rows ? min(PASS_EDGES, a.count[base + warp] - pass) : 0;
-            if (!__syncthreads_or(mine > 0 || (pass == 0 && warp == 0))) break; /* also: the last pass is done with */
-            if (mine > 0)
-                make_fragments<false>(a, a.first[base + warp] + pass, mine, fragments + warp * TILES * STEPS * 32,
-                                      geometry + warp * PASS_EDGES, base + warp);
-            __syncthreads();
-            for (int r = 0; r < rows; r++) {
-                const int row = base + r, n = min(PASS_EDGES, a.count[row] - pass);
-                if (n <= 0 && pass > 0) continue;
-                float sum[4] = {0, 0, 0, 0}, v[3][4] = {};
-                for (int tile = 0; tile * 16 < n; tile++) {
-                    float4 r4[2];
-                    float x[2][5][4];
+    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    uint2 b[3][2][PARTS];
 #pragma unroll
-                    for (int h = 0; h < 2; h++) {
-                        r4[h] = geometry[r * PASS_EDGES + tile * 16 + 8 * h + g];
-                        const float *from = features + (size_t)__float_as_int(r4[h].w) * 5 * F + column;
+    for (int kind = 0; kind < 3; kind++) load_weights<SPLIT<T>>(weights, kind, lane, b[kind]);
 #pragma unroll
-                        for (int q = 0; q < 5; q++) load_four(from + q * F, x[h][q]);
-                    }
-                    uint4 values[STEPS];
+    for (int tile = 0; tile < TILES; tile++) {
+        if (tile % 2 == 0 && tile >= tiles) break; /* in pairs: fewer branches */
+        float W[3][2][4];
 #pragma unroll
-                    for (int step = 0; step < STEPS; step++)
-                        values[step] = fragments[((r * TILES + tile) * STEPS + step) * 32 + lane];
-                    float c[2][4];
-                    filter(values, b[0], c);
+        for (int kind = 0; kind < 3; kind++) filter<SPLIT<T>>(phi[tile], b[kind], W[kind]);
 #pragma unroll
-                    for (int h = 0; h < 2; h++)
+        for (int h = 0; h < 2; h++) {
+            const float4 r = geometry[tile * 16 + 8 * h + g];
+            float x[5][4];
 #pragma unroll
-                        for (int q = 0; q < 4; q++) sum[q] += c[q / 2][2 * h + q % 2] * x[h][0][q];
-                    filter(values, b[1], c);
+            for (int p = 0; p < 5; p++)
+                gather<T, FORWARD_PLANES, ALL>(stage, features, a.F, __float_as_int(r.w), p, column, t, x[p]);
 #pragma unroll
-                    for (int h = 0; h < 2; h++)
-#pragma unroll
-                        for (int q = 0; q < 4; q++) {
-                            const float R = c[q / 2][2 * h + q % 2] * x[h][1][q];
-                            v[0][q] += R * r4[h].x;
-                            v[1][q] += R * r4[h].y;
-                            v[2][q] += R * r4[h].z;
-                        }
-                    filter(values, b[2], c);
-#pragma unroll
-                    for (int h = 0; h < 2; h++)
-#pragma unroll
-                        for (int q = 0; q < 4; q++) {
-                            const float W = c[q / 2][2 * h + q % 2];
-#pragma unroll
-                            for (int k = 0; k < 3; k++) v[k][q] += W * x[h][2 + k][q];
-                        }
-                }
-#pragma unroll
-                for (int q = 0; q < 4; q++) {
-                    sum[q] = sum_over_rows(sum[q]) * a.scale;
-#pragma unroll
-                    for (int k = 0; k < 3; k++) v[k][q] = sum_over_rows(v[k][q]) * a.scale;
-                }
-                if (g < 4) { /* lanes g = 0: s; g = 1, 2, 3: v_x, v_y, v_z */
-                    float *to = g == 0 ? s + (size_t)row * F + column : v_out + ((size_t)row * 3 + g - 1) * F + column;
-                    const float *from = g == 0 || pass > 0 ? to : v_in + ((size_t)row * 3 + g - 1) * F + column;
-                    float old[4];
-                    load_four(from, old);
-#pragma unroll
-                    for (int q = 0; q < 4; q++)
-                        old[q] += g == 0 ? sum[q] : g == 1 ? v[0][q] : g == 2 ? v[1][q] : v[2][q];
-                    *(float4 *)to = make_float4(old[0], old[1], old[2], old[3]);
-                }
+            for (int q = 0; q < 4; q++) {
+                const int at = 2 * h + q % 2;
+                const float R = W[1][q / 2][at] * x[1][q], w = W[2][q / 2][at];
+                sum[0][q] += W[0][q / 2][at] * x[0][q];
+                sum[1][q] += R * r.x;
+                sum[1][q] += w * x[2][q];
+                sum[2][q] += R * r.y;
+                sum[2][q] += w * x[3][q];
+                sum[3][q] += R * r.z;
+                sum[3][q] += w * x[4][q];
             }
         }
     }
 }
 
-/* ---------------------------------------------------------------------------------------------- reverse */
-
-/* Shared, for half as many rows as warps: fragments of phi and of dphi [rows][2][TILES][STEPS][32], geometry [rows][64],
- * sums of each warp over its features [rows][warps][64] (u_adj, d_adj). */
-__global__ void __launch_bounds__(256, 1)
-    message_matrix_reverse_kernel(matrix_arguments a, const float *__restrict__ features, const float *__restrict__ adj,
-                                  float *features_adj, edge_adjoint<float> *edge_adj)
+template <typename T, bool GAUSSIAN>
+__global__ void __launch_bounds__(FORWARD_ROWS<T> * 32, 1)
+    message_matrix_kernel(matrix_arguments a, const T *__restrict__ features, const T *__restrict__ v_in, float *s,
+                          T *v_out)
 {
-    extern __shared__ __align__(16) uint4 shared[];
-    const int warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const int stage_rows = warps / 2, F = a.F, column = warp * 16 + 4 * t;
-    uint4 *fragments = shared;
-    float4 *geometry = (float4 *)(shared + (size_t)stage_rows * 2 * TILES * STEPS * 32);
-    float4 *parts = geometry + stage_rows * PASS_EDGES;
-    uint2 b[3][2][STEPS];
-    load_weights(a, warp, lane, b);
-    for (int base = blockIdx.x * stage_rows; base < a.N; base += gridDim.x * stage_rows) {
-        const int rows = min(stage_rows, a.N - base), own_row = warp / 2;
-        for (int pass = 0;; pass += PASS_EDGES) {
-            const int mine = own_row < rows ? min(PASS_EDGES, a.count[base + own_row] - pass) : 0;
-            if (!__syncthreads_or(mine > 0 || (pass == 0 && warp == 0))) break;
-            if (mine > 0) {
-                const int64_t from = a.first[base + own_row] + pass;
-                uint4 *to = fragments + (size_t)warp * TILES * STEPS * 32;
-                if (warp % 2 == 0)
-                    make_fragments<false>(a, from, mine, to, geometry + own_row * PASS_EDGES, base + own_row);
+    extern __shared__ __align__(256) char memory[];
+    forward_shared<T> &shared = *(forward_shared<T> *)memory;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, slices = a.F / COLUMNS;
+    int cluster = blockIdx.x, taken = a.clusters.taken[cluster];
+    row_edges r = row_of(a, cluster * FORWARD_ROWS<T> + warp);
+    uint32_t place[2];
+    load_radial_table(a.radial, shared.table);
+    stage_list(shared.rows[0], a.clusters, cluster);
+    load_places(a, r, 0, place);
+    stage_edges<T, FORWARD_PLANES>(a, r, place, shared.edges[0][warp]);
+    commit_copies();
+    wait_copies<0>();
+    __syncthreads();
+    stage_neighbours<T, FORWARD_PLANES>(shared.stage[0], features, a.F, shared.rows[0], abs(taken));
+    stage_weights(shared.weights[0], a.fragments, 0);
+    commit_copies();
+    for (int buffer = 0, list = 0; cluster < a.n_clusters; cluster += gridDim.x, list ^= 1) {
+        const bool all = taken >= 0, goes_on = cluster + gridDim.x < a.n_clusters;
+        const int next_taken = goes_on ? a.clusters.taken[cluster + gridDim.x] : 0;
+        const row_edges next_r = row_of(a, goes_on ? r.row + gridDim.x * FORWARD_ROWS<T> : a.N);
+        staged_edges &edges = shared.edges[list][warp];
+        for (int pass = 0, more = 1; more; pass += PASS_EDGES) {
+            more = __syncthreads_or(r.edges > pass + PASS_EDGES);
+            const int tiles = r.edges > pass ? min(TILES, (r.edges - pass + 15) / 16) : 0;
+            if (pass > 0) {
+                load_places(a, r, pass, place);
+                stage_edges<T, FORWARD_PLANES>(a, r, place, edges);
+                commit_copies();
+                wait_copies<0>();
+                __syncwarp();
+            }
+            uint4 phi[TILES][PARTS], unused[PARTS];
+#pragma unroll
+            for (int tile = 0; tile < TILES; tile++) {
+                if (tile % 2 == 0 && tile >= tiles) break;
+                edge_cutoff cutoff[2];
+                load_cutoffs(a, edges, r.edges - pass, tile, g, cutoff);
+                edge_fragments<GAUSSIAN, false>(shared.table, cutoff, t, phi[tile], unused);
+            }
+            name_neighbours(edges);
+            for (int slice = 0; slice < slices; slice++, buffer ^= 1) {
+                /* what the sums are added to: vector g / 2 of (s, v), two columns */
+                const int f = slice * COLUMNS + 4 * t + 2 * (g % 2), vector = g / 2;
+                const size_t at = ((size_t)r.row * 3 + vector - 1) * a.F + f;
+                float2 old = make_float2(0, 0);
+                if (r.row < a.N)
+                    old =
+                        vector == 0 ? load_two(s + (size_t)r.row * a.F + f) : load_two((pass > 0 ? v_out : v_in) + at);
+                wait_copies<0>();
+                __syncthreads();
+                const int next = slice + 1 < slices ? slice + 1 : 0;
+                const bool same = next > 0 || more;
+                if (same || goes_on) {
+                    stage_neighbours<T, FORWARD_PLANES>(shared.stage[buffer ^ 1], features + next * COLUMNS, a.F,
+                                                        shared.rows[same ? list : list ^ 1],
+                                                        abs(same ? taken : next_taken));
+                    stage_weights(shared.weights[buffer ^ 1], a.fragments, next);
+                }
+                if (slice == 0 && goes_on && !more) { /* the next cluster's list and edges */
+                    stage_list(shared.rows[list ^ 1], a.clusters, cluster + gridDim.x);
+                    load_places(a, next_r, 0, place);
+                }
+                if (slice == 1 && goes_on && !more)
+                    stage_edges<T, FORWARD_PLANES>(a, next_r, place, shared.edges[list ^ 1][warp]);
+                commit_copies();
+                float sum[4][4] = {};
+                const char *stage = shared.stage[buffer];
+                const uint2 *weights = shared.weights[buffer];
+                if (all)
+                    forward_slice<T, true>(a, stage, weights, features, edges.edge, phi, tiles, slice * COLUMNS, sum);
                 else
-                    make_fragments<true>(a, from, mine, to, nullptr, base + own_row);
-            }
-            __syncthreads();
-            for (int r = 0; r < rows; r++) {
-                const int row = base + r, n = min(PASS_EDGES, a.count[row] - pass);
-                if (n <= 0 && pass > 0) continue;
-                float x[5][4], x_adj[5][4] = {}; /* x_s, x_R, y (3) of the lane's columns */
-#pragma unroll
-                for (int q = 0; q < 5; q++) load_four(features + ((size_t)row * 5 + q) * F + column, x[q]);
-                for (int tile = 0; tile * 16 < n; tile++) {
-                    float4 r4[2];
-                    float in[2][4][4]; /* s_adj, v_adj (3) of the neighbours */
-#pragma unroll
-                    for (int h = 0; h < 2; h++) {
-                        r4[h] = geometry[r * PASS_EDGES + tile * 16 + 8 * h + g];
-                        const float *from = adj + (size_t)__float_as_int(r4[h].w) * 4 * F + column;
-#pragma unroll
-                        for (int q = 0; q < 4; q++) load_four(from + q * F, in[h][q]);
-                    }
-                    uint4 values[STEPS], slopes[STEPS];
-#pragma unroll
-                    for (int step = 0; step < STEPS; step++) {
-                        values[step] = fragments[((r * 2 * TILES + tile) * STEPS + step) * 32 + lane];
-                        slopes[step] = fragments[(((r * 2 + 1) * TILES + tile) * STEPS + step) * 32 + lane];
-                    }
-                    float d_adj[2] = {0, 0}, u_adj[2][3] = {}, c[2][4], dc[2][4];
-                    filter(values, b[0], c);
-                    filter(slopes, b[0], dc);
-#pragma unroll
-                    for (int h = 0; h < 2; h++)
-#pragma unroll
-                        for (int q = 0; q < 4; q++) {
-                            x_adj[0][q] += c[q / 2][2 * h + q % 2] * in[h][0][q];
-                            d_adj[h] += dc[q / 2][2 * h + q % 2] * x[0][q] * in[h][0][q];
-                        }
-                    filter(values, b[1], c);
-                    filter(slopes, b[1], dc);
-#pragma unroll
-                    for (int h = 0; h < 2; h++)
-#pragma unroll
-                        for (int q = 0; q < 4; q++) {
-                            const float along =
-                                -(r4[h].x * in[h][1][q] + r4[h].y * in[h][2][q] + r4[h].z * in[h][3][q]);
-                            const float W = c[q / 2][2 * h + q % 2], R = W * x[1][q];
-                            x_adj[1][q] += W * along;
-                            d_adj[h] += dc[q / 2][2 * h + q % 2] * x[1][q] * along;
-#pragma unroll
-                            for (int k = 0; k < 3; k++) u_adj[h][k] -= R * in[h][1 + k][q];
-                        }
-                    filter(values, b[2], c);
-                    filter(slopes, b[2], dc);
-#pragma unroll
-                    for (int h = 0; h < 2; h++)
-#pragma unroll
-                        for (int q = 0; q < 4; q++) {
-                            float inner = 0;
-#pragma unroll
-                            for (int k = 0; k < 3; k++) {
-                                x_adj[2 + k][q] += c[q / 2][2 * h + q % 2] * in[h][1 + k][q];
-                                inner += x[2 + k][q] * in[h][1 + k][q];
-                            }
-                            d_adj[h] += dc[q / 2][2 * h + q % 2] * inner;
-                        }
-#pragma unroll
-                    for (int h = 0; h < 2; h++) { /* over the four lanes of an edge */
-                        float out[4] = {u_adj[h][0], u_adj[h][1], u_adj[h][2], d_adj[h]};
-#pragma unroll
-                        for (int q = 0; q < 4; q++) {
-                            out[q] += __shfl_xor_sync(0xffffffffu, out[q], 1);
-                            out[q] += __shfl_xor_sync(0xffffffffu, out[q], 2);
-                        }
-                        if (t == 0)
-                            parts[(r * warps + warp) * PASS_EDGES + tile * 16 + 8 * h + g] =
-                                make_float4(out[0], out[1], out[2], out[3]);
-                    }
-                }
-#pragma unroll
-                for (int q = 0; q < 5; q++)
-#pragma unroll
-                    for (int k = 0; k < 4; k++) x_adj[q][k] = sum_over_rows(x_adj[q][k]) * a.scale;
-                if (g < 5) {
-                    float4 *to = (float4 *)(features_adj + ((size_t)row * 5 + g) * F + column);
-                    float4 out = pass > 0 ? *to : make_float4(0, 0, 0, 0);
-#pragma unroll
-                    for (int q = 0; q < 5; q++)
-                        if (g == q) {
-                            out.x += x_adj[q][0], out.y += x_adj[q][1];
-                            out.z += x_adj[q][2], out.w += x_adj[q][3];
-                        }
-                    *to = out;
-                }
-            }
-            __syncthreads();
-            for (int q = threadIdx.x; q < rows * PASS_EDGES; q += blockDim.x) {
-                const int r = q / PASS_EDGES, e = q % PASS_EDGES;
-                if (e >= a.count[base + r] - pass) continue;
-                float4 total = make_float4(0, 0, 0, 0);
-                for (int p = 0; p < warps; p++) {
-                    const float4 part = parts[(r * warps + p) * PASS_EDGES + e];
-                    total.x += part.x, total.y += part.y, total.z += part.z, total.w += part.w;
-                }
-                edge_adjoint<float> *to = edge_adj + a.first[base + r] + pass + e;
-                edge_adjoint<float> out = *to;
-                out.u[0] += total.x * a.scale, out.u[1] += total.y * a.scale, out.u[2] += total.z * a.scale;
-                out.d += total.w * a.scale;
-                *to = out;
+                    forward_slice<T, false>(a, stage, weights, features, edges.edge, phi, tiles, slice * COLUMNS, sum);
+                const float2 part = sum_over_rows(sum, g);
+                if (r.row >= a.N) continue;
+                if (vector == 0)
+                    store_two(s + (size_t)r.row * a.F + f, old.x + part.x * a.scale, old.y + part.y * a.scale);
+                else
+                    store_two(v_out + at, old.x + part.x * a.scale, old.y + part.y * a.scale);
             }
         }
+        if (slices > 2)
+            wait_copies<1>(); /* the edges; the first slice is still on its way */
+        else
+            wait_copies<0>();
+        __syncwarp();
+        taken = next_taken;
+        r = next_r;
+    }
+}
+
+/* ---------------------------------------------------------------------------------------------- reverse */
+
+template <typename T> struct reverse_shared {
+    alignas(256) char stage[2][REVERSE_SEATS<T> * REVERSE_PLANES * COLUMNS * sizeof(T)];
+    uint4 fragments[REVERSE_ROWS<T>][TILES][2][SPLIT<T> ? 3 : 2][32]; /* of phi and dphi/dd */
+    uint2 weights[2][SLICE_FRAGMENTS];
+    int32_t rows[2][REVERSE_SEATS<T>];
+    staged_edges edges[2][REVERSE_ROWS<T>];
+    radial_table table;
+};
+
+/* A lane's fragments of one tile to shared memory and back; mixed has no low halves. */
+template <bool SPLIT_, int STORED> __device__ inline void keep(uint4 (*to)[32], const uint4 (&a)[PARTS], int lane)
+{
+    to[0][lane] = a[0];
+    to[1][lane] = a[2];
+    if (SPLIT_) to[STORED - 1][lane] = a[1];
+}
+
+template <bool SPLIT_, int STORED> __device__ inline void recall(const uint4 (*from)[32], uint4 (&a)[PARTS], int lane)
+{
+    a[0] = from[0][lane];
+    a[2] = from[1][lane];
+    if (SPLIT_) a[1] = from[STORED - 1][lane];
+}
+
+/* What one slice adds to the adjoints of a row's features x [5], and to those of its edges (u, d). */
+template <typename T, bool ALL>
+__device__ inline void reverse_slice(const matrix_arguments &a, const reverse_shared<T> &shared, const char *stage,
+                                     const uint2 *weights, const float4 *geometry, const T *adj, int tiles, int slice,
+                                     const float (&x)[5][4], float (&x_adj)[5][4], float (&edge_adj)[TILES][2][4])
+{
+    constexpr int STORED = SPLIT<T> ? 3 : 2;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, column = slice * COLUMNS;
+    uint2 b[3][2][PARTS]; /* mixed has no registers for all of them at once */
+#pragma unroll
+    for (int kind = 0; kind < (SPLIT<T> ? 3 : 0); kind++) load_weights<SPLIT<T>>(weights, kind, lane, b[kind]);
+#pragma unroll
+    for (int tile = 0; tile < TILES; tile++) {
+        if (tile % 2 == 0 && tile >= tiles) break; /* in pairs: fewer branches */
+        uint4 phi[PARTS], dphi[PARTS];
+        recall<SPLIT<T>, STORED>(shared.fragments[warp][tile][0], phi, lane);
+        recall<SPLIT<T>, STORED>(shared.fragments[warp][tile][1], dphi, lane);
+        float4 r[2];
+        float in[2][4][4]; /* s_adj, v_adj (3) of the neighbours */
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            r[h] = geometry[tile * 16 + 8 * h + g];
+#pragma unroll
+            for (int p = 0; p < 4; p++)
+                gather<T, REVERSE_PLANES, ALL>(stage, adj, a.F, __float_as_int(r[h].w), p, column, t, in[h][p]);
+        }
+        float W[2][4], dW[2][4];
+        if (!SPLIT<T>) load_weights<false>(weights, 0, lane, b[0]);
+        filter<SPLIT<T>>(phi, b[0], W);
+        filter<SPLIT<T>>(dphi, b[0], dW);
+#pragma unroll
+        for (int h = 0; h < 2; h++)
+#pragma unroll
+            for (int q = 0; q < 4; q++) {
+                const int at = 2 * h + q % 2;
+                x_adj[0][q] += W[q / 2][at] * in[h][0][q];
+                edge_adj[tile][h][3] += dW[q / 2][at] * (x[0][q] * in[h][0][q]);
+            }
+        if (!SPLIT<T>) load_weights<false>(weights, 1, lane, b[1]);
+        filter<SPLIT<T>>(phi, b[1], W);
+        filter<SPLIT<T>>(dphi, b[1], dW);
+#pragma unroll
+        for (int h = 0; h < 2; h++)
+#pragma unroll
+            for (int q = 0; q < 4; q++) {
+                const int at = 2 * h + q % 2;
+                const float along = -(r[h].x * in[h][1][q] + r[h].y * in[h][2][q] + r[h].z * in[h][3][q]);
+                const float R = W[q / 2][at] * x[1][q];
+                x_adj[1][q] += W[q / 2][at] * along;
+                edge_adj[tile][h][3] += dW[q / 2][at] * (x[1][q] * along);
+#pragma unroll
+                for (int c = 0; c < 3; c++) edge_adj[tile][h][c] -= R * in[h][1 + c][q];
+            }
+        if (!SPLIT<T>) load_weights<false>(weights, 2, lane, b[2]);
+        filter<SPLIT<T>>(phi, b[2], W);
+        filter<SPLIT<T>>(dphi, b[2], dW);
+#pragma unroll
+        for (int h = 0; h < 2; h++)
+#pragma unroll
+            for (int q = 0; q < 4; q++) {
+                const int at = 2 * h + q % 2;
+                const float inner = x[2][q] * in[h][1][q] + x[3][q] * in[h][2][q] + x[4][q] * in[h][3][q];
+                edge_adj[tile][h][3] += dW[q / 2][at] * inner;
+#pragma unroll
+                for (int c = 0; c < 3; c++) x_adj[2 + c][q] += W[q / 2][at] * in[h][1 + c][q];
+            }
+    }
+}
+
+/* features_adj = (a later pass: +=): four planes by the tree of sum_over_rows, the fifth by the same tree on its own. */
+template <typename T>
+__device__ inline void add_feature_adjoints(const matrix_arguments &a, int row, int column, bool again,
+                                            const float (&x_adj)[5][4], T *features_adj)
+{
+    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    const float four[4][4] = {{x_adj[0][0], x_adj[0][1], x_adj[0][2], x_adj[0][3]},
+                              {x_adj[1][0], x_adj[1][1], x_adj[1][2], x_adj[1][3]},
+                              {x_adj[2][0], x_adj[2][1], x_adj[2][2], x_adj[2][3]},
+                              {x_adj[3][0], x_adj[3][1], x_adj[3][2], x_adj[3][3]}};
+    const float last[4][4] = {{x_adj[4][0], x_adj[4][1], x_adj[4][2], x_adj[4][3]}};
+    const float2 parts[2] = {sum_over_rows(four, g), sum_over_rows(last, g)};
+#pragma unroll
+    for (int p = 0; p < 2; p++) {
+        const int plane = p == 0 ? g / 2 : 4;
+        if (p == 1 && g / 2 != 0) break;
+        T *to = features_adj + ((size_t)row * 5 + plane) * a.F + column + 4 * t + 2 * (g % 2);
+        const float2 old = again ? load_two(to) : make_float2(0, 0);
+        store_two(to, old.x + parts[p].x * a.scale, old.y + parts[p].y * a.scale);
+    }
+}
+
+/* Adds (u_adj, d_adj) of the pass's edges, summed over the four lanes t: lane t keeps component t. */
+__device__ inline void add_edge_adjoints(const matrix_arguments &a, const row_edges &r, int pass, float scale,
+                                         const float (&part)[TILES][2][4], edge_adjoint<float> *edge_adj)
+{
+    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    uint32_t place[2 * TILES];
+    float old[2 * TILES];
+#pragma unroll
+    for (int q = 0; q < 2 * TILES; q++)
+        if (pass + 8 * q + g < r.edges) place[q] = a.clusters.places[r.first + pass + 8 * q + g] >> 16;
+#pragma unroll
+    for (int q = 0; q < 2 * TILES; q++)
+        if (pass + 8 * q + g < r.edges) old[q] = ((const float *)(edge_adj + r.first + place[q]))[t]; /* u[3], d */
+#pragma unroll
+    for (int q = 0; q < 2 * TILES; q++) {
+        const float(&p)[4] = part[q / 2][q % 2];
+        float two[2], one;
+#pragma unroll
+        for (int k = 0; k < 2; k++)
+            two[k] = (t & 2 ? p[2 + k] : p[k]) + __shfl_xor_sync(0xffffffffu, t & 2 ? p[k] : p[2 + k], 2);
+        one = (t & 1 ? two[1] : two[0]) + __shfl_xor_sync(0xffffffffu, t & 1 ? two[0] : two[1], 1);
+        if (pass + 8 * q + g < r.edges) ((float *)(edge_adj + r.first + place[q]))[t] = old[q] + one * scale;
+    }
+}
+
+template <typename T, bool GAUSSIAN>
+__global__ void __launch_bounds__(REVERSE_ROWS<T> * 32, 1)
+    message_matrix_reverse_kernel(matrix_arguments a, const T *__restrict__ features, const T *__restrict__ adj,
+                                  T *features_adj, edge_adjoint<float> *edge_adj)
+{
+    extern __shared__ __align__(256) char memory[];
+    reverse_shared<T> &shared = *(reverse_shared<T> *)memory;
+    constexpr int STORED = SPLIT<T> ? 3 : 2;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, slices = a.F / COLUMNS;
+    int cluster = blockIdx.x, taken = a.clusters.taken[cluster];
+    row_edges r = row_of(a, cluster * REVERSE_ROWS<T> + warp);
+    uint32_t place[2];
+    load_radial_table(a.radial, shared.table);
+    stage_list(shared.rows[0], a.clusters, cluster);
+    load_places(a, r, 0, place);
+    stage_edges<T, REVERSE_PLANES>(a, r, place, shared.edges[0][warp]);
+    commit_copies();
+    wait_copies<0>();
+    __syncthreads();
+    stage_neighbours<T, REVERSE_PLANES>(shared.stage[0], adj, a.F, shared.rows[0], abs(taken));
+    stage_weights(shared.weights[0], a.fragments, 0);
+    commit_copies();
+    for (int buffer = 0, list = 0; cluster < a.n_clusters; cluster += gridDim.x, list ^= 1) {
+        const bool all = taken >= 0, goes_on = cluster + gridDim.x < a.n_clusters;
+        const int next_taken = goes_on ? a.clusters.taken[cluster + gridDim.x] : 0;
+        const row_edges next_r = row_of(a, goes_on ? r.row + gridDim.x * REVERSE_ROWS<T> : a.N);
+        staged_edges &edges = shared.edges[list][warp];
+        for (int pass = 0, more = 1; more; pass += PASS_EDGES) {
+            more = __syncthreads_or(r.edges > pass + PASS_EDGES);
+            const int tiles = r.edges > pass ? min(TILES, (r.edges - pass + 15) / 16) : 0;
+            if (pass > 0) {
+                load_places(a, r, pass, place);
+                stage_edges<T, REVERSE_PLANES>(a, r, place, edges);
+                commit_copies();
+                wait_copies<0>();
+                __syncwarp();
+            }
+#pragma unroll
+            for (int tile = 0; tile < TILES; tile++) {
+                if (tile % 2 == 0 && tile >= tiles) break;
+                uint4 phi[PARTS], dphi[PARTS];
+                edge_cutoff cutoff[2];
+                load_cutoffs(a, edges, r.edges - pass, tile, g, cutoff);
+                edge_fragments<GAUSSIAN, true>(shared.table, cutoff, t, phi, dphi);
+                keep<SPLIT<T>, STORED>(shared.fragments[warp][tile][0], phi, lane);
+                keep<SPLIT<T>, STORED>(shared.fragments[warp][tile][1], dphi, lane);
+            }
+            name_neighbours(edges);
+            float to_edges[TILES][2][4] = {};
+            for (int slice = 0; slice < slices; slice++, buffer ^= 1) {
+                float x[5][4] = {}, x_adj[5][4] = {};
+#pragma unroll
+                for (int q = 0; q < 5; q++)
+                    if (r.row < a.N)
+                        load_four(features + ((size_t)r.row * 5 + q) * a.F + slice * COLUMNS + 4 * t, x[q]);
+                wait_copies<0>();
+                __syncthreads();
+                const int next = slice + 1 < slices ? slice + 1 : 0;
+                const bool same = next > 0 || more;
+                if (same || goes_on) {
+                    stage_neighbours<T, REVERSE_PLANES>(shared.stage[buffer ^ 1], adj + next * COLUMNS, a.F,
+                                                        shared.rows[same ? list : list ^ 1],
+                                                        abs(same ? taken : next_taken));
+                    stage_weights(shared.weights[buffer ^ 1], a.fragments, next);
+                }
+                if (slice == 0 && goes_on && !more) { /* the next cluster's list and edges */
+                    stage_list(shared.rows[list ^ 1], a.clusters, cluster + gridDim.x);
+                    load_places(a, next_r, 0, place);
+                }
+                if (slice == 1 && goes_on && !more)
+                    stage_edges<T, REVERSE_PLANES>(a, next_r, place, shared.edges[list ^ 1][warp]);
+                commit_copies();
+                if (r.row >= a.N) continue;
+                const char *stage = shared.stage[buffer];
+                const uint2 *weights = shared.weights[buffer];
+                if (all)
+                    reverse_slice<T, true>(a, shared, stage, weights, edges.edge, adj, tiles, slice, x, x_adj,
+                                           to_edges);
+                else
+                    reverse_slice<T, false>(a, shared, stage, weights, edges.edge, adj, tiles, slice, x, x_adj,
+                                            to_edges);
+                if (tiles > 0 || pass == 0)
+                    add_feature_adjoints(a, r.row, slice * COLUMNS, pass > 0, x_adj, features_adj);
+            }
+            add_edge_adjoints(a, r, pass, a.scale / adjoint_scale<T>, to_edges, edge_adj);
+        }
+        if (slices > 2)
+            wait_copies<1>(); /* the edges; the first slice is still on its way */
+        else
+            wait_copies<0>();
+        __syncwarp();
+        taken = next_taken;
+        r = next_r;
     }
 }
 
@@ -379,70 +631,113 @@ __global__ void __launch_bounds__(256, 1)
 
 bool message_matrix_fits(int F, int K)
 {
-    return K <= MATRIX_K && F <= 128 && F % 32 == 0; /* warps in pairs */
+    return K <= MATRIX_K && F % COLUMNS == 0 && F > COLUMNS; /* a cluster's list comes during its first slice */
 }
 
 size_t message_matrix_fragments(int F)
 {
-    return (size_t)F / 16 * 3 * 2 * STEPS * 32;
+    return (size_t)F / COLUMNS * 3 * 2 * PARTS * 32;
 }
 
-/* filter [K+1][3][F] in double to fragments; returns the scale, a power of two that brings the largest weight near 2^10 */
 float message_matrix_pack(const double *filter, int F, int K, uint2 *fragments)
 {
     double largest = 0;
     for (size_t q = 0; q < (size_t)(K + 1) * 3 * F; q++) largest = fmax(largest, fabs(filter[q]));
     int exponent = 0;
     frexp(largest, &exponent);
-    const double up = largest > 0 ? ldexp(1.0, 11 - exponent) : 1;
-    for (int group = 0; group < F / 16; group++)
-        for (int kind = 0; kind < 3; kind++)
-            for (int half = 0; half < 2; half++)
-                for (int step = 0; step < STEPS; step++)
-                    for (int lane = 0; lane < 32; lane++) {
-                        const int n = lane / 4, t = lane % 4, f = group * 16 + 4 * (n / 2) + 2 * half + n % 2;
-                        uint16_t bits[4];
-                        for (int q = 0; q < 4; q++) {
-                            int function, product;
-                            slot_of(t, 4 * step + q, &function, &product);
-                            const int k = function == MATRIX_K ? K : function < K ? function : -1;
-                            const float w = k < 0 ? 0 : (float)(filter[((size_t)k * 3 + kind) * F + f] * up);
-                            const __half hi = __float2half_rn(w), lo = __float2half_rn(w - __half2float(hi));
-                            const __half value = k < 0 ? __float2half_rn(0.0f) : product == 2 ? lo : hi;
-                            memcpy(&bits[q], &value, sizeof bits[q]);
-                        }
-                        fragments[(((group * 3 + kind) * 2 + half) * STEPS + step) * 32 + lane] =
-                            make_uint2(bits[0] | (uint32_t)bits[1] << 16, bits[2] | (uint32_t)bits[3] << 16);
-                    }
+    const double up = largest > 0 ? ldexp(1.0, 11 - exponent) : 1; /* the largest weight comes near 2^10 */
+    for (size_t q = 0; q < message_matrix_fragments(F); q++) {
+        const int lane = q % 32, part = q / 32 % PARTS, half = q / 32 / PARTS % 2, kind = q / 32 / PARTS / 2 % 3;
+        const int slice = (int)(q / 32 / PARTS / 2 / 3), n = lane / 4, t = lane % 4;
+        const int f = slice * COLUMNS + 4 * (n / 2) + 2 * half + n % 2; /* column n of the tile is the lanes' column */
+        uint16_t bits[4];
+        for (int input = 0; input < 4; input++) {
+            int function;
+            bool low;
+            weight_of(part, t, input, &function, &low);
+            const int k = function == MATRIX_K ? K : function < K ? function : -1;
+            const float w = k < 0 ? 0 : (float)(filter[((size_t)k * 3 + kind) * F + f] * up);
+            const __half hi = __float2half_rn(w), value = low ? __float2half_rn(w - __half2float(hi)) : hi;
+            memcpy(&bits[input], &value, sizeof bits[input]);
+        }
+        fragments[q] = make_uint2(bits[0] | (uint32_t)bits[1] << 16, bits[2] | (uint32_t)bits[3] << 16);
+    }
     return (float)(1 / up);
 }
 
-static matrix_arguments arguments_of(const state<float> *s, int l)
+template <typename T> bool message_matrix_suits(const state<T> *s)
 {
-    const layer_weights<float> &w = s->w.layer[l];
-    return {s->N, s->w.F, radial_of(s->w), w.fragments, w.fragment_scale, s->first, s->count, s->edge_row, s->edges};
+    return sizeof(T) <= sizeof(float) && s->w.L > 1 && s->w.layer[1].fragments && s->N >= MIN_ROWS;
 }
 
-mlff_status message_matrix_forward(state<float> *s, int l, mlff_error *error)
+template <typename T> size_t message_matrix_seats(int32_t N)
 {
-    const int warps = s->w.F / 16;
-    const size_t shared = (size_t)warps * (TILES * STEPS * 32 + PASS_EDGES) * 16;
-    const int blocks = blocks_for(message_matrix_kernel, warps * 32, shared, s->N);
-    message_matrix_kernel<<<blocks, warps * 32, shared, s->stream>>>(arguments_of(s, l), s->layer[l].features,
-                                                                     s->layer[l].v, s->s, s->v_mid);
+    const size_t forward = ((size_t)N + FORWARD_ROWS<T> - 1) / FORWARD_ROWS<T> * FORWARD_SEATS<T>;
+    const size_t reverse = ((size_t)N + REVERSE_ROWS<T> - 1) / REVERSE_ROWS<T> * REVERSE_SEATS<T>;
+    return forward > reverse ? forward : reverse;
+}
+
+template size_t message_matrix_seats<double>(int32_t);
+template size_t message_matrix_seats<float>(int32_t);
+template size_t message_matrix_seats<__half>(int32_t);
+
+/* The arguments of a layer, with the clusters made anew where others are there. */
+template <typename T>
+static mlff_status arguments_of(state<T> *s, int l, int rows, int seats, matrix_arguments *a, mlff_error *error)
+{
+    if (s->clusters.n_rows != rows) {
+        s->clusters.n_rows = rows;
+        s->clusters.seats = seats;
+        MLFF_TRY(clusters_make(s, s->clusters, error));
+    }
+    const layer_weights<float> &w = s->w.layer[l];
+    *a = {s->N,
+          s->w.F,
+          (s->N + rows - 1) / rows,
+          radial_of(s->w),
+          w.fragments,
+          w.fragment_scale,
+          s->first,
+          s->count,
+          s->edge_row,
+          s->edges,
+          s->clusters};
+    return MLFF_OK;
+}
+
+template <typename T> mlff_status message_matrix_forward(state<T> *s, int l, mlff_error *error)
+{
+    matrix_arguments a;
+    MLFF_TRY(arguments_of(s, l, FORWARD_ROWS<T>, FORWARD_SEATS<T>, &a, error));
+    const int threads = FORWARD_ROWS<T> * 32;
+    const auto kernel = a.radial.gaussian ? message_matrix_kernel<T, true> : message_matrix_kernel<T, false>;
+    const int blocks = blocks_for(kernel, threads, sizeof(forward_shared<T>), a.n_clusters);
+    kernel<<<blocks, threads, sizeof(forward_shared<T>), s->stream>>>(a, s->layer[l].features, s->layer[l].v, s->s,
+                                                                      s->v_mid);
     CUDA_TRY_LAUNCH("message through matrix units");
     return MLFF_OK;
 }
 
-mlff_status message_matrix_reverse(state<float> *s, int l, mlff_error *error)
+template <typename T> mlff_status message_matrix_reverse(state<T> *s, int l, mlff_error *error)
 {
-    const int warps = s->w.F / 16, rows = warps / 2;
-    const size_t shared = (size_t)rows * (2 * TILES * STEPS * 32 + PASS_EDGES + warps * PASS_EDGES) * 16;
-    const int blocks = blocks_for(message_matrix_reverse_kernel, warps * 32, shared, s->N);
-    message_matrix_reverse_kernel<<<blocks, warps * 32, shared, s->stream>>>(arguments_of(s, l), s->layer[l].features,
-                                                                             s->adj, s->features_adj, s->edge_adj);
+    matrix_arguments a;
+    MLFF_TRY(arguments_of(s, l, REVERSE_ROWS<T>, REVERSE_SEATS<T>, &a, error));
+    const int threads = REVERSE_ROWS<T> * 32;
+    const auto kernel =
+        a.radial.gaussian ? message_matrix_reverse_kernel<T, true> : message_matrix_reverse_kernel<T, false>;
+    const int blocks = blocks_for(kernel, threads, sizeof(reverse_shared<T>), a.n_clusters);
+    kernel<<<blocks, threads, sizeof(reverse_shared<T>), s->stream>>>(a, s->layer[l].features, s->adj, s->features_adj,
+                                                                      s->edge_adj);
     CUDA_TRY_LAUNCH("message through matrix units, reverse");
     return MLFF_OK;
 }
+
+template bool message_matrix_suits(const state<double> *);
+template bool message_matrix_suits(const state<float> *);
+template bool message_matrix_suits(const state<__half> *);
+template mlff_status message_matrix_forward(state<float> *, int, mlff_error *);
+template mlff_status message_matrix_forward(state<__half> *, int, mlff_error *);
+template mlff_status message_matrix_reverse(state<float> *, int, mlff_error *);
+template mlff_status message_matrix_reverse(state<__half> *, int, mlff_error *);
 
 } // namespace mlff

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #ifndef MLFF_CUDA_MESSAGE_MATRIX_CUH
 #define MLFF_CUDA_MESSAGE_MATRIX_CUH
-/* Messages in single through the matrix units; message.cu chooses between these and the plain kernels. */
+/* Messages in single and mixed through the matrix units; message.cu chooses between these and the plain kernels. */
 #include "radial.cuh"
 
 namespace mlff
@@ -16,8 +16,14 @@ size_t message_matrix_fragments(int F);
 /* filter [K+1][3][F] to fragments; returns the scale by which the kernels multiply what the fragments give. */
 float message_matrix_pack(const double *filter, int F, int K, uint2 *fragments);
 
-mlff_status message_matrix_forward(state<float> *s, int l, mlff_error *error);
-mlff_status message_matrix_reverse(state<float> *s, int l, mlff_error *error);
+/* Whether this evaluation goes through the matrix units: few rows do not fill the machine with clusters. */
+template <typename T> bool message_matrix_suits(const state<T> *s);
+
+/* Seats that clusters of N rows need at most, over both directions. */
+template <typename T> size_t message_matrix_seats(int32_t N);
+
+template <typename T> mlff_status message_matrix_forward(state<T> *s, int l, mlff_error *error);
+template <typename T> mlff_status message_matrix_reverse(state<T> *s, int l, mlff_error *error);
 
 } // namespace mlff
 

@@ -69,24 +69,25 @@ template <typename T> __global__ void __launch_bounds__(256) edges_kernel(edge_a
 
 /* --------------------------------------------------------------------------------------------- launcher */
 
-template <typename T> mlff_status radial_forward(state<T> *s, mlff_error *error)
+template <typename S> mlff_status radial_forward(state<S> *s, mlff_error *error)
 {
     if (s->N == 0) return MLFF_OK;
-    const edge_arguments<T> a = {s->N,
-                                 s->w.cutoff,
-                                 s->x,
-                                 s->shift,
-                                 s->first,
-                                 s->atom_of_row,
-                                 s->neighbour_row,
-                                 s->neighbour_atom,
-                                 s->count,
-                                 s->edge_row,
-                                 s->edges,
-                                 s->edge_adj,
-                                 s->edge_slot,
-                                 s->slot_gradient,
-                                 s->bad_row};
+    s->clusters.n_rows = 0; /* they are of other edges */
+    const edge_arguments<real<S>> a = {s->N,
+                                       s->w.cutoff,
+                                       s->x,
+                                       s->shift,
+                                       s->first,
+                                       s->atom_of_row,
+                                       s->neighbour_row,
+                                       s->neighbour_atom,
+                                       s->count,
+                                       s->edge_row,
+                                       s->edges,
+                                       s->edge_adj,
+                                       s->edge_slot,
+                                       s->slot_gradient,
+                                       s->bad_row};
     edges_kernel<<<(s->N + 7) / 8, 256, 0, s->stream>>>(a);
     CUDA_TRY_LAUNCH("edges");
     return MLFF_OK;
@@ -94,5 +95,6 @@ template <typename T> mlff_status radial_forward(state<T> *s, mlff_error *error)
 
 template mlff_status radial_forward(state<float> *, mlff_error *);
 template mlff_status radial_forward(state<double> *, mlff_error *);
+template mlff_status radial_forward(state<__half> *, mlff_error *);
 
 } // namespace mlff

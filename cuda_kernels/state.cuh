@@ -127,6 +127,14 @@ struct chunk {
     int32_t structure, begin, end;
 };
 
+/* Who sits where in shared memory, for clusters of n_rows consecutive rows (clusters.cu). */
+struct cluster_list {
+    int n_rows, seats; /* rows of a cluster; most neighbours that are brought to shared memory */
+    int32_t *rows;     /* [clusters][seats] the neighbour on a seat, or -1 */
+    int32_t *taken;    /* [clusters] seats to fill; negative: some edges have no seat */
+    uint32_t *places;  /* [n_slots] a row's edges in the order of its sums: edge of the row << 16 | seat */
+};
+
 struct device_arena {
     char *memory;
     size_t bytes;
@@ -164,6 +172,7 @@ template <typename T> struct state {
     edge_adjoint<real<T>> *edge_adj; /* [n_slots] */
     double *slot_gradient;           /* [n_slots][3] eV/angstrom */
     double *slot_virial;             /* [n_slots][9] eV; only for per-atom virials */
+    cluster_list clusters;           /* of these edges, made when first needed */
     real<T> *s;                      /* [N][F] */
     T *v_mid;                        /* [N][3][F] */
     layer_tensors<T> layer[MLFF_MAX_INTERACTIONS];

@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Clusters of consecutive rows and the neighbours that each has in all: what the message kernels bring to shared memory.
+ * Rows lie in spatial order, so 16 of them with 53 neighbours each have about 300 neighbours instead of 850.
+ *
+ * Seat     a neighbour's place in shared memory. Even rows get even seats, odd rows odd ones, and a row's edges are ordered
+ *          so that even and odd seats alternate: neighbouring lanes then meet different banks.
+ * Launch   a block of 128 threads a cluster; the set of neighbours is a hash table in shared memory.
+ * Bytes    edge rows 4 read, places 4 written an edge.
+ * Order    which seat a neighbour gets depends on the race for the table; the order of a row's edges, and so of every
+ *          sum, does not.
+ */
+#include "clusters.cuh"
+#include "launch.cuh"
+
+namespace mlff
+{
+
+constexpr int THREADS = 128, TABLE = 2048, PROBES = 32, EACH = TABLE / THREADS;
+
+struct cluster_arguments {
+    int32_t N;
+    const int64_t *first;
+    const int32_t *count, *edge_row;
+    cluster_list to;
+};
+
+/* ---------------------------------------------------------------------------------------------- kernels */
+
+__device__ inline unsigned hash_of(int32_t row)
+{
+    return (unsigned)row * 2654435761u >> 21; /* the upper 11 bits: TABLE */
+}
+
+/* Where the row stands in the table; TABLE when it found no place there. */
+__device__ inline int find(const int32_t *table, int32_t row)
+{
+    unsigned at = hash_of(row);
+    for (int probe = 0; probe < PROBES; probe++, at = (at + 1) % TABLE)
+        if (table[at] == row) return (int)at;
+    return TABLE;
+}
+
+__device__ inline void insert(int32_t *table, int32_t row)
+{
+    unsigned at = hash_of(row);
+    for (int probe = 0; probe < PROBES; probe++, at = (at + 1) % TABLE) {
+        const int32_t old = atomicCAS(&table[at], -1, row);
+        if (old == -1 || old == row) return;
+    }
+}
+
+/* Seats for everything in the table, and the list of who sits where; even and odd counts in two halves of an int. */
+__device__ inline void take_seats(const int32_t *table, uint16_t *seat, const cluster_list &to, int cluster)
+{
+    __shared__ int counts[THREADS];
+    const int thread = threadIdx.x;
+    int mine = 0;
+    for (int q = 0; q < EACH; q++) {
+        const int32_t row = table[thread * EACH + q];
+        mine += row < 0 ? 0 : row % 2 ? 1 << 16 : 1;
+    }
+    counts[thread] = mine;
+    __syncthreads();
+    for (int step = 1; step < THREADS; step *= 2) {
+        const int before = thread >= step ? counts[thread - step] : 0;
+        __syncthreads();
+        counts[thread] += before;
+        __syncthreads();
+    }
+    const int total = counts[THREADS - 1];
+    int next[2] = {(counts[thread] - mine) % 65536, (counts[thread] - mine) / 65536};
+    int32_t *list = to.rows + (size_t)cluster * to.seats;
+    const int taken = min(to.seats, max(2 * (total % 65536), 2 * (total / 65536)));
+    for (int q = thread; q < taken; q += THREADS) list[q] = -1; /* the rarer kind leaves seats empty */
+    __syncthreads();
+    for (int q = 0; q < EACH; q++) {
+        const int32_t row = table[thread * EACH + q];
+        if (row < 0) continue;
+        const int at = 2 * next[row % 2]++ + row % 2;
+        seat[thread * EACH + q] = (uint16_t)(at < to.seats ? at : NO_SEAT);
+        if (at < to.seats) list[at] = row;
+    }
+    if (thread == 0) to.taken[cluster] = taken;
+}
+
+/* A warp puts one row's edges in their order; returns whether all have a seat. */
+__device__ inline bool order_edges(const cluster_arguments &a, int row, const int32_t *table, const uint16_t *seat)
+{
+    const int lane = threadIdx.x % 32, edges = a.count[row];
+    const int64_t first = a.first[row];
+    const unsigned below = (1u << lane) - 1;
+    int odd = 0;
+    for (int base = 0; base < edges; base += 32)
+        odd += __popc(__ballot_sync(0xffffffffu, base + lane < edges && a.edge_row[first + base + lane] % 2));
+    const int pairs = min(odd, edges - odd);
+    bool all = true;
+    for (int base = 0, seen_odd = 0; base < edges; base += 32) {
+        const int e = base + lane;
+        const bool valid = e < edges;
+        const int32_t neighbour = valid ? a.edge_row[first + e] : 0;
+        const unsigned odds = __ballot_sync(0xffffffffu, valid && neighbour % 2);
+        const int odd_before = seen_odd + __popc(odds & below);
+        seen_odd += __popc(odds);
+        if (!valid) continue;
+        const int kind = neighbour % 2, rank = kind ? odd_before : e - odd_before;
+        const int at = find(table, neighbour);
+        const int place = at < TABLE ? seat[at] : NO_SEAT;
+        all = all && place != NO_SEAT;
+        a.to.places[first + (rank < pairs ? 2 * rank + kind : pairs + rank)] = (uint32_t)e << 16 | (uint32_t)place;
+    }
+    return all;
+}
+
+__global__ void __launch_bounds__(THREADS) clusters_kernel(cluster_arguments a)
+{
+    __shared__ int32_t table[TABLE];
+    __shared__ uint16_t seat[TABLE];
+    const int thread = threadIdx.x, begin = blockIdx.x * a.to.n_rows, end = min(a.N, begin + a.to.n_rows);
+    for (int q = thread; q < TABLE; q += THREADS) table[q] = -1;
+    __syncthreads();
+    for (int row = begin + thread / 32; row < end; row += THREADS / 32)
+        for (int e = thread % 32; e < a.count[row]; e += 32) insert(table, a.edge_row[a.first[row] + e]);
+    __syncthreads();
+    take_seats(table, seat, a.to, blockIdx.x);
+    __syncthreads();
+    bool all = true;
+    for (int row = begin + thread / 32; row < end; row += THREADS / 32) all = order_edges(a, row, table, seat) && all;
+    all = __syncthreads_and(all);
+    if (thread == 0 && !all) a.to.taken[blockIdx.x] = -a.to.taken[blockIdx.x];
+}
+
+/* --------------------------------------------------------------------------------------------- launcher */
+
+template <typename T> mlff_status clusters_make(state<T> *s, const cluster_list &to, mlff_error *error)
+{
+    const cluster_arguments a = {s->N, s->first, s->count, s->edge_row, to};
+    clusters_kernel<<<(s->N + to.n_rows - 1) / to.n_rows, THREADS, 0, s->stream>>>(a);
+    CUDA_TRY_LAUNCH("clusters");
+    return MLFF_OK;
+}
+
+template mlff_status clusters_make(state<float> *, const cluster_list &, mlff_error *);
+template mlff_status clusters_make(state<__half> *, const cluster_list &, mlff_error *);
+
+} // namespace mlff
