@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Dense layers, Y = X M + b, and what follows (silu, its derivative, a sum).
+ * Dense layers, Y = X M + b, and what follows (silu, its derivative, a sum): for double, and for the sizes that the fused
+ * layers (fragments.cuh) leave.
  *
- *           single                                           double
+ *           single, mixed                                    double
  * Block     256 threads, 128 rows x 64 columns               256 threads, 64 rows x 64 columns
  * Warp      32 x 32, matrix units, 3 TF32 products           thread 4 x 4, plain units
  * Shared    2 stages of 32 inputs: 54 KB                     16 inputs: 16 KB
@@ -20,25 +21,31 @@ namespace mlff
 
 /* ---------------------------------------------------------------------------------------------- kernels */
 
-template <typename T, int END> __device__ inline void finish(T y, T *place, T *slope)
+template <int END, typename R, typename Y, typename S> __device__ inline void finish(R y, Y *place, S *slope)
 {
-    if (END == DENSE_STORE) *place = y;
-    if (END == DENSE_ADD) *place += y;
-    if (END == DENSE_SILU) *place = silu(y, slope);
-    if (END == DENSE_SLOPE) *place = y * *slope;
+    if (END == DENSE_STORE) *place = Y(y);
+    if (END == DENSE_ADD) *place = Y(R(*place) + y);
+    if (END == DENSE_SILU) {
+        R derivative;
+        *place = Y(silu(y, &derivative));
+        *slope = S(derivative);
+    }
+    if (END == DENSE_SLOPE) *place = Y(y * R(*slope));
 }
 
-template <typename T> struct dense_arguments {
-    matrix<T> m;
-    const T *X;
-    T *Y, *slope;
+template <typename X_type, typename Y_type, typename S_type> struct dense_arguments {
+    matrix<real<X_type>> m;
+    const X_type *X;
+    Y_type *Y;
+    S_type *slope;
     size_t ldx, ldy;
     int64_t rows;
 };
+typedef dense_arguments<double, double, double> dense_arguments_double;
 
 constexpr int TILE = 64, DEPTH = 16, PART = 4;
 
-template <int END> __global__ void __launch_bounds__(256) dense_plain_kernel(dense_arguments<double> a)
+template <int END> __global__ void __launch_bounds__(256) dense_plain_kernel(dense_arguments_double a)
 {
     __shared__ double x_tile[DEPTH][TILE + 1], m_tile[DEPTH][TILE];
     const int thread = threadIdx.x, across = thread % 16, down = thread / 16;
@@ -76,8 +83,8 @@ template <int END> __global__ void __launch_bounds__(256) dense_plain_kernel(den
         for (int c = 0; c < PART; c++) {
             const int column = column0 + across + 16 * c;
             if (column >= a.m.n_out) continue;
-            finish<double, END>(y[r][c] + (a.m.b ? a.m.b[column] : 0.0), a.Y + row * a.ldy + column,
-                                a.slope + row * a.m.n_out + column);
+            finish<END>(y[r][c] + (a.m.b ? a.m.b[column] : 0.0), a.Y + row * a.ldy + column,
+                        a.slope + row * a.m.n_out + column);
         }
     }
 }
@@ -89,13 +96,26 @@ struct dense_stage {
     float x[M_ROWS][X_STRIDE], w[M_DEPTH][W_STRIDE];
 };
 
+__device__ inline void load_four(float (&to)[4], const float *from, bool valid)
+{
+    copy_16_async(to, from, valid);
+}
+
+__device__ inline void load_four(float (&to)[4], const __half *from, bool valid)
+{
+    const uint2 bits = valid ? *(const uint2 *)from : make_uint2(0, 0);
+    const float2 low = __half22float2(*(const __half2 *)&bits.x), high = __half22float2(*(const __half2 *)&bits.y);
+    *(float4 *)to = make_float4(low.x, low.y, high.x, high.y);
+}
+
 /* One stage of inputs k0 .. k0+31 on its way to shared memory. */
-__device__ inline void load_stage(dense_stage &s, const dense_arguments<float> &a, int64_t row0, int column0, int k0)
+template <typename Arguments>
+__device__ inline void load_stage(dense_stage &s, const Arguments &a, int64_t row0, int column0, int k0)
 {
     for (int q = threadIdx.x; q < M_ROWS * M_DEPTH / 4; q += 256) {
         const int r = q / (M_DEPTH / 4), k = q % (M_DEPTH / 4) * 4;
         const bool valid = row0 + r < a.rows && k0 + k < a.m.n_in;
-        copy_16_async(&s.x[r][k], valid ? a.X + (row0 + r) * a.ldx + k0 + k : a.X, valid);
+        load_four(*(float(*)[4]) & s.x[r][k], valid ? a.X + (row0 + r) * a.ldx + k0 + k : a.X, valid);
     }
     for (int q = threadIdx.x; q < M_DEPTH * M_COLUMNS / 4; q += 256) {
         const int k = q / (M_COLUMNS / 4), c = q % (M_COLUMNS / 4) * 4;
@@ -133,7 +153,7 @@ __device__ inline void multiply_stage(const dense_stage &s, int row, int column,
     }
 }
 
-template <int END> __global__ void __launch_bounds__(256) dense_matrix_kernel(dense_arguments<float> a)
+template <int END, typename Arguments> __global__ void __launch_bounds__(256) dense_matrix_kernel(Arguments a)
 {
     extern __shared__ __align__(16) char shared[];
     dense_stage *stage = (dense_stage *)shared;
@@ -164,37 +184,37 @@ template <int END> __global__ void __launch_bounds__(256) dense_matrix_kernel(de
                 const int64_t r = row0 + row + 16 * i + g + 8 * (q / 2);
                 const int to = column0 + column + 8 * j + 2 * t + q % 2;
                 if (r >= a.rows || to >= a.m.n_out) continue;
-                finish<float, END>(c[i][j][q] + (a.m.b ? a.m.b[to] : 0.0f), a.Y + r * a.ldy + to,
-                                   a.slope + r * a.m.n_out + to);
+                finish<END>(c[i][j][q] + (a.m.b ? a.m.b[to] : 0.0f), a.Y + r * a.ldy + to,
+                            a.slope + r * a.m.n_out + to);
             }
 }
 
 /* -------------------------------------------------------------------------------------------- launchers */
 
-template <int END> static cudaError_t launch(const dense_arguments<double> &a, cudaStream_t stream)
+template <int END> static cudaError_t launch(const dense_arguments_double &a, cudaStream_t stream)
 {
     const dim3 grid((unsigned)((a.rows + TILE - 1) / TILE), (unsigned)((a.m.n_out + TILE - 1) / TILE));
     dense_plain_kernel<END><<<grid, 256, 0, stream>>>(a);
     return cudaGetLastError();
 }
 
-template <int END> static cudaError_t launch(const dense_arguments<float> &a, cudaStream_t stream)
+template <int END, typename Arguments> static cudaError_t launch(const Arguments &a, cudaStream_t stream)
 {
     const int shared = 2 * sizeof(dense_stage);
-    const cudaError_t code =
-        cudaFuncSetAttribute(dense_matrix_kernel<END>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
+    const auto kernel = dense_matrix_kernel<END, Arguments>;
+    const cudaError_t code = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
     if (code != cudaSuccess) return code;
     const dim3 grid((unsigned)((a.rows + M_ROWS - 1) / M_ROWS), (unsigned)((a.m.n_out + M_COLUMNS - 1) / M_COLUMNS));
-    dense_matrix_kernel<END><<<grid, 256, shared, stream>>>(a);
+    kernel<<<grid, 256, shared, stream>>>(a);
     return cudaGetLastError();
 }
 
-template <typename T>
-mlff_status dense_rows(const matrix<T> &m, const T *X, size_t ldx, T *Y, size_t ldy, int64_t rows, dense_end end,
-                       T *slope, cudaStream_t stream, mlff_error *error)
+template <typename X_type, typename Y_type, typename S_type>
+mlff_status dense_rows(const matrix<real<X_type>> &m, const X_type *X, size_t ldx, Y_type *Y, size_t ldy, int64_t rows,
+                       dense_end end, S_type *slope, cudaStream_t stream, mlff_error *error)
 {
     if (rows == 0) return MLFF_OK;
-    const dense_arguments<T> a = {m, X, Y, slope, ldx, ldy, rows};
+    const dense_arguments<X_type, Y_type, S_type> a = {m, X, Y, slope, ldx, ldy, rows};
     cudaError_t code = cudaErrorInvalidValue;
     switch (end) {
     case DENSE_STORE: code = launch<DENSE_STORE>(a, stream); break;
@@ -206,9 +226,13 @@ mlff_status dense_rows(const matrix<T> &m, const T *X, size_t ldx, T *Y, size_t 
     return MLFF_OK;
 }
 
-template mlff_status dense_rows(const matrix<float> &, const float *, size_t, float *, size_t, int64_t, dense_end,
-                                float *, cudaStream_t, mlff_error *);
-template mlff_status dense_rows(const matrix<double> &, const double *, size_t, double *, size_t, int64_t, dense_end,
-                                double *, cudaStream_t, mlff_error *);
+#define DENSE_ROWS(R, X, Y, S)                                                                                         \
+    template mlff_status dense_rows(const matrix<R> &, const X *, size_t, Y *, size_t, int64_t, dense_end, S *,        \
+                                    cudaStream_t, mlff_error *)
+DENSE_ROWS(double, double, double, double);
+DENSE_ROWS(float, float, float, float);
+DENSE_ROWS(float, float, float, __half);
+DENSE_ROWS(float, float, __half, __half);
+DENSE_ROWS(float, __half, __half, __half);
 
 } // namespace mlff

@@ -3,6 +3,8 @@
 #include "memory.cuh"
 #include "message_matrix.cuh"
 
+#include "dense.cuh"
+
 #include <string.h>
 
 namespace mlff
@@ -61,7 +63,7 @@ mlff_status pin_host_memory(void **memory, size_t *bytes, size_t wanted, mlff_er
 template <typename T> int tensor_table(state<T> *s, tensor_row *table)
 {
     const size_t F = s->w.F, H = s->w.H, N = s->N, R = s->R, E = s->n_slots, A = s->n_all;
-    const size_t reverse = s->with_reverse ? 1 : 0, widest = 12 * F > 2 * H ? 12 * F : 2 * H;
+    const size_t reverse = s->with_reverse ? 1 : 0;
     int n = 0;
     table[n++] = {&s->x, A * 3, sizeof(double), "positions"};
     table[n++] = {&s->count, N, sizeof(int32_t), "edge counts"};
@@ -95,7 +97,7 @@ template <typename T> int tensor_table(state<T> *s, tensor_row *table)
     table[n++] = {&s->row_virial, reverse * N * 9, sizeof(double), "virials of rows"};
     table[n++] = {&s->sums, (size_t)s->n_chunks * 10, sizeof(double), "sums"};
     table[n++] = {&s->forces, reverse * A * 3, sizeof(double), "forces"};
-    table[n++] = {&s->scratch, N * widest, sizeof(T), "temporaries"};
+    table[n++] = {&s->scratch, scratch_values(s), sizeof(real<T>), "temporaries"};
     table[n++] = {&s->bad_row, 2, sizeof(int), "fault marks"};
     return n;
 }

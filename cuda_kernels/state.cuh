@@ -71,6 +71,8 @@ template <typename T> struct matrix {
     int n_in, n_out;
     T *M; /* [n_in][n_out] */
     T *b; /* [n_out] or NULL */
+    uint4 *fragments; /* M / fragment_scale for the matrix units, [n_out/16][n_in/16][2][32], where fragments_fit */
+    float fragment_scale;
 };
 
 template <typename T> struct layer_weights {
@@ -184,7 +186,7 @@ template <typename T> struct state {
     double *sums;        /* [n_chunks][10] energy, virial */
     double *forces;      /* [n_all][3] */
     double *atom_virial; /* [n_all][9] */
-    T *scratch;          /* [N][12 F or 2 H]: dense layers' temporaries */
+    real<T> *scratch;    /* [scratch_values]: temporaries of dense layers that are not fused */
     int *bad_row;        /* [2] first row with a bad position or distance, first row with a bad result */
     device_arena arena, virial_arena;
 

@@ -4,7 +4,9 @@
  *   V = Wv v, U = Wu v (+ bias);  n = sqrt(|V|^2 + epsilon);  y = A2 silu(A1 [s, n] + a1) + a2 = (y_s, y_sv, y_v)
  *   s += y_s + y_sv (U.V);  v += y_v U (not in the last layer)
  *
- * Launch   dense layers, then a thread a feature of an atom.
+ * Here the general path: double, and widths that do not fit the matrix units' fragments; the others are in update_fused.cu.
+ *
+ * Launch   dense layers, then a thread a feature of an atom; pieces of PIECE_ROWS atoms.
  * Cost     11 F^2 multiply-adds an atom each way (10 in the last layer).
  */
 #include "dense.cuh"
@@ -13,40 +15,32 @@
 namespace mlff
 {
 
-__device__ inline float square_root(float x)
-{
-    return sqrtf(x);
-}
-
-__device__ inline double square_root(double x)
-{
-    return sqrt(x);
-}
-
 /* ---------------------------------------------------------------------------------------------- kernels */
 
 /* in = [s, n] */
 template <typename T>
-__global__ void norms_kernel(int64_t rows, int F, T epsilon, const T *__restrict__ VU, const T *__restrict__ s, T *in)
+__global__ void norms_kernel(int64_t rows, int F, real<T> epsilon, const T *VU, const real<T> *s, real<T> *in)
 {
     const int64_t q = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (q >= rows * F) return;
     const int64_t i = q / F;
     const int f = (int)(q % F);
-    T square = epsilon;
+    real<T> square = epsilon;
     for (int a = 0; a < 3; a++) {
-        const T V = VU[(i * 3 + a) * 2 * F + f];
+        const real<T> V = VU[(i * 3 + a) * 2 * F + f];
         square += V * V;
     }
     in[i * 2 * F + f] = s[q];
-    in[i * 2 * F + F + f] = square_root(square);
+    in[i * 2 * F + F + f] = sqrt(square);
 }
 
 template <typename T> struct apply_arguments {
     int64_t rows;
     int F, last;
-    const T *y, *VU, *v_mid; /* [N][3F or 2F], [N][3][2][F], [N][3][F] */
-    T *s, *y_sv, *y_v, *v_out;
+    const real<T> *y;    /* [N][3F or 2F] */
+    const T *VU, *v_mid; /* [N][3][2][F], [N][3][F] */
+    real<T> *s;
+    T *y_sv, *y_v, *v_out;
 };
 
 template <typename T> __global__ void apply_kernel(apply_arguments<T> a)
@@ -56,124 +50,164 @@ template <typename T> __global__ void apply_kernel(apply_arguments<T> a)
     if (q >= a.rows * F) return;
     const int64_t i = q / F;
     const int f = (int)(q % F);
-    const T *y = a.y + i * (a.last ? 2 : 3) * F + f;
-    T U[3], UV = 0;
+    const real<T> *y = a.y + i * (a.last ? 2 : 3) * F + f;
+    real<T> U[3], UV = 0;
     for (int c = 0; c < 3; c++) {
         U[c] = a.VU[((i * 3 + c) * 2 + 1) * F + f];
-        UV += U[c] * a.VU[(i * 3 + c) * 2 * F + f];
+        UV += U[c] * real<T>(a.VU[(i * 3 + c) * 2 * F + f]);
     }
     a.s[q] += y[0] + y[F] * UV;
-    a.y_sv[q] = y[F];
+    a.y_sv[q] = T(y[F]);
     if (a.last) return;
-    const T y_v = y[2 * F];
-    a.y_v[q] = y_v;
+    const real<T> y_v = y[2 * F];
+    a.y_v[q] = T(y_v);
     for (int c = 0; c < 3; c++) {
         const int64_t place = (i * 3 + c) * F + f;
-        a.v_out[place] = a.v_mid[place] + y_v * U[c];
+        a.v_out[place] = T(real<T>(a.v_mid[place]) + y_v * U[c]);
     }
 }
 
 /* y_adj from the adjoints of the outputs */
 template <typename T>
-__global__ void outputs_reverse_kernel(int64_t rows, int F, int last, const T *__restrict__ VU,
-                                       const T *__restrict__ adj, T *y_adj)
+__global__ void outputs_reverse_kernel(int64_t rows, int F, int last, const T *VU, const T *adj, real<T> *y_adj)
 {
     const int64_t q = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (q >= rows * F) return;
     const int64_t i = q / F;
     const int f = (int)(q % F);
-    const T s_adj = adj[i * 4 * F + f];
-    T UV = 0, Uv = 0;
+    const real<T> s_adj = adj[i * 4 * F + f];
+    real<T> UV = 0, Uv = 0;
     for (int c = 0; c < 3; c++) {
-        const T U = VU[((i * 3 + c) * 2 + 1) * F + f];
-        UV += U * VU[(i * 3 + c) * 2 * F + f];
-        Uv += U * adj[(i * 4 + 1 + c) * F + f];
+        const real<T> U = VU[((i * 3 + c) * 2 + 1) * F + f];
+        UV += U * real<T>(VU[(i * 3 + c) * 2 * F + f]);
+        Uv += U * real<T>(adj[(i * 4 + 1 + c) * F + f]);
     }
-    T *out = y_adj + i * (last ? 2 : 3) * F + f;
+    real<T> *out = y_adj + i * (last ? 2 : 3) * F + f;
     out[0] = s_adj;
     out[F] = s_adj * UV;
     if (!last) out[2 * F] = Uv;
 }
 
+template <typename T> struct products_reverse_arguments {
+    int64_t rows;
+    int F, last;
+    real<T> epsilon;
+    const T *VU;
+    const real<T> *in_adj; /* [N][2F] */
+    const T *y_sv, *y_v;
+    T *adj;
+    real<T> *VU_adj; /* [N][3][2][F] */
+};
+
 /* (V_adj, U_adj), and s_adj += the first half of in_adj */
-template <typename T>
-__global__ void products_reverse_kernel(int64_t rows, int F, int last, T epsilon, const T *__restrict__ VU,
-                                        const T *__restrict__ in_adj, const T *__restrict__ y_sv,
-                                        const T *__restrict__ y_v, T *adj, T *VU_adj)
+template <typename T> __global__ void products_reverse_kernel(products_reverse_arguments<T> a)
 {
     const int64_t q = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (q >= rows * F) return;
+    const int F = a.F;
+    if (q >= a.rows * F) return;
     const int64_t i = q / F;
     const int f = (int)(q % F);
-    T V[3], square = epsilon;
+    real<T> V[3], square = a.epsilon;
     for (int c = 0; c < 3; c++) {
-        V[c] = VU[(i * 3 + c) * 2 * F + f];
+        V[c] = a.VU[(i * 3 + c) * 2 * F + f];
         square += V[c] * V[c];
     }
-    const T n = square_root(square), along = n > 0 ? in_adj[i * 2 * F + F + f] / n : T(0);
-    const T s_adj = adj[i * 4 * F + f], across = s_adj * y_sv[q], y = last ? T(0) : y_v[q];
+    const real<T> n = sqrt(square), along = n > 0 ? a.in_adj[i * 2 * F + F + f] / n : real<T>(0);
+    const real<T> s_adj = a.adj[i * 4 * F + f], across = s_adj * real<T>(a.y_sv[q]),
+                  y = a.last ? real<T>(0) : real<T>(a.y_v[q]);
     for (int c = 0; c < 3; c++) {
         const int64_t place = (i * 3 + c) * 2 * F + f;
-        const T v_adj = last ? T(0) : adj[(i * 4 + 1 + c) * F + f];
-        VU_adj[place] = along * V[c] + across * VU[place + F];
-        VU_adj[place + F] = across * V[c] + v_adj * y;
+        const real<T> v_adj = a.last ? real<T>(0) : real<T>(a.adj[(i * 4 + 1 + c) * F + f]);
+        a.VU_adj[place] = along * V[c] + across * real<T>(a.VU[place + F]);
+        a.VU_adj[place + F] = across * V[c] + v_adj * y;
     }
-    adj[i * 4 * F + f] = s_adj + in_adj[i * 2 * F + f];
+    a.adj[i * 4 * F + f] = T(s_adj + a.in_adj[i * 2 * F + f]);
 }
 
 /* adj's v_adj += v_part [N][3][F] */
-template <typename T> __global__ void add_vectors_kernel(int64_t rows, int F, const T *__restrict__ v_part, T *adj)
+template <typename T> __global__ void add_vectors_kernel(int64_t rows, int F, const real<T> *v_part, T *adj)
 {
     const int64_t q = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (q >= rows * 3 * F) return;
     const int64_t i = q / (3 * F);
-    adj[i * 4 * F + F + q % (3 * F)] += v_part[q];
+    T *place = adj + i * 4 * F + F + q % (3 * F);
+    *place = T(real<T>(*place) + v_part[q]);
 }
 
 /* -------------------------------------------------------------------------------------------- launchers */
 
+template <typename T>
+static mlff_status forward_piece(state<T> *s, int l, int64_t begin, int64_t rows, mlff_error *error)
+{
+    const int F = s->w.F, last = l == s->w.L - 1;
+    const int64_t n = rows * F, at = begin * F;
+    const layer_weights<real<T>> &w = s->w.layer[l];
+    const layer_tensors<T> &t = s->layer[l];
+    real<T> *in = s->scratch, *h = in + 2 * n, *y = h + n, *none = nullptr; /* [rows][2F], [rows][F], [rows][3F] */
+    T *VU = t.VU + 6 * at, *v_mid = s->v_mid + 3 * at;
+    MLFF_TRY(dense_rows(w.mix, (const T *)v_mid, F, VU, 2 * F, 3 * rows, DENSE_STORE, (T *)nullptr, s->stream, error));
+    norms_kernel<T><<<blocks_of(n), 256, 0, s->stream>>>(rows, F, s->w.epsilon, VU, s->s + at, in);
+    MLFF_TRY(dense_rows(w.dense0, (const real<T> *)in, 2 * F, h, F, rows, DENSE_SILU, t.dense_slope + at, s->stream,
+                        error));
+    MLFF_TRY(dense_rows(w.dense1, (const real<T> *)h, F, y, last ? 2 * F : 3 * F, rows, DENSE_STORE, none, s->stream,
+                        error));
+    const apply_arguments<T> a = {rows,      F,           last,       y, VU, v_mid, s->s + at,
+                                  t.y_sv + at, t.y_v + at, last ? nullptr : s->layer[l + 1].v + 3 * at};
+    apply_kernel<<<blocks_of(n), 256, 0, s->stream>>>(a);
+    CUDA_TRY_LAUNCH("update");
+    return MLFF_OK;
+}
+
 template <typename T> mlff_status update_forward(state<T> *s, int l, mlff_error *error)
 {
     if (s->N == 0) return MLFF_OK;
-    const int F = s->w.F, last = l == s->w.L - 1;
-    const int64_t N = s->N, n = N * F;
-    const layer_weights<T> &w = s->w.layer[l];
+    if constexpr (sizeof(T) != sizeof(double))
+        if (fragments_fit<T>(s->w)) return fused_update_forward(s, l, error);
+    for (int64_t begin = 0; begin < s->N; begin += PIECE_ROWS)
+        MLFF_TRY(forward_piece(s, l, begin, rows_of_piece(s->N, begin), error));
+    return MLFF_OK;
+}
+
+template <typename T>
+static mlff_status reverse_piece(state<T> *s, int l, int64_t begin, int64_t rows, mlff_error *error)
+{
+    const int F = s->w.F, last = l == s->w.L - 1, y_width = last ? 2 * F : 3 * F;
+    const int64_t n = rows * F, at = begin * F;
+    const layer_weights<real<T>> &w = s->w.layer[l];
     const layer_tensors<T> &t = s->layer[l];
-    T *in = s->scratch, *h = in + 2 * n, *y = h + n; /* [N][2F], [N][F], [N][3F] */
-    MLFF_TRY(dense_rows<T>(w.mix, s->v_mid, F, t.VU, 2 * F, 3 * N, DENSE_STORE, nullptr, s->stream, error));
-    norms_kernel<<<blocks_of(n), 256, 0, s->stream>>>(N, F, s->w.epsilon, t.VU, s->s, in);
-    MLFF_TRY(dense_rows(w.dense0, in, 2 * F, h, F, N, DENSE_SILU, t.dense_slope, s->stream, error));
-    MLFF_TRY(dense_rows<T>(w.dense1, h, F, y, last ? 2 * F : 3 * F, N, DENSE_STORE, nullptr, s->stream, error));
-    const apply_arguments<T> a = {N,        F,    last,   y,     t.VU,
-                                  s->v_mid, s->s, t.y_sv, t.y_v, last ? nullptr : s->layer[l + 1].v};
-    apply_kernel<<<blocks_of(n), 256, 0, s->stream>>>(a);
-    CUDA_TRY_LAUNCH("update");
+    real<T> *in_adj = s->scratch, *h_adj = in_adj + 2 * n, *y_adj = h_adj + n, *VU_adj = y_adj + 3 * n, *v_part = y_adj,
+            *none = nullptr; /* [rows][2F], [rows][F], [rows][3F], [rows][3][2F]; y_adj is done with when v_part is made */
+    const T *VU = t.VU + 6 * at;
+    T *adj = s->adj + 4 * at;
+    outputs_reverse_kernel<T><<<blocks_of(n), 256, 0, s->stream>>>(rows, F, last, VU, adj, y_adj);
+    MLFF_TRY(dense_rows(w.dense1_T, (const real<T> *)y_adj, y_width, h_adj, F, rows, DENSE_SLOPE, t.dense_slope + at,
+                        s->stream, error));
+    MLFF_TRY(dense_rows(w.dense0_T, (const real<T> *)h_adj, F, in_adj, 2 * F, rows, DENSE_STORE, none, s->stream, error));
+    const products_reverse_arguments<T> a = {rows,        F,          last, s->w.epsilon, VU, in_adj,
+                                             t.y_sv + at, t.y_v + at, adj,  VU_adj};
+    products_reverse_kernel<<<blocks_of(n), 256, 0, s->stream>>>(a);
+    MLFF_TRY(
+        dense_rows(w.mix_T, (const real<T> *)VU_adj, 2 * F, v_part, F, 3 * rows, DENSE_STORE, none, s->stream, error));
+    add_vectors_kernel<T><<<blocks_of(3 * n), 256, 0, s->stream>>>(rows, F, v_part, adj);
+    CUDA_TRY_LAUNCH("update, reverse");
     return MLFF_OK;
 }
 
 template <typename T> mlff_status update_reverse(state<T> *s, int l, mlff_error *error)
 {
     if (s->N == 0) return MLFF_OK;
-    const int F = s->w.F, last = l == s->w.L - 1, y_width = last ? 2 * F : 3 * F;
-    const int64_t N = s->N, n = N * F;
-    const layer_weights<T> &w = s->w.layer[l];
-    const layer_tensors<T> &t = s->layer[l];
-    T *in_adj = s->scratch, *h_adj = in_adj + 2 * n, *y_adj = h_adj + n, *VU_adj = y_adj + 3 * n,
-      *v_part = y_adj; /* [N][2F], [N][F], [N][3F], [N][3][2F]; y_adj is done with when v_part is made */
-    outputs_reverse_kernel<<<blocks_of(n), 256, 0, s->stream>>>(N, F, last, t.VU, s->adj, y_adj);
-    MLFF_TRY(dense_rows(w.dense1_T, y_adj, y_width, h_adj, F, N, DENSE_SLOPE, t.dense_slope, s->stream, error));
-    MLFF_TRY(dense_rows<T>(w.dense0_T, h_adj, F, in_adj, 2 * F, N, DENSE_STORE, nullptr, s->stream, error));
-    products_reverse_kernel<<<blocks_of(n), 256, 0, s->stream>>>(N, F, last, s->w.epsilon, t.VU, in_adj, t.y_sv, t.y_v,
-                                                                 s->adj, VU_adj);
-    MLFF_TRY(dense_rows<T>(w.mix_T, VU_adj, 2 * F, v_part, F, 3 * N, DENSE_STORE, nullptr, s->stream, error));
-    add_vectors_kernel<<<blocks_of(3 * n), 256, 0, s->stream>>>(N, F, v_part, s->adj);
-    CUDA_TRY_LAUNCH("update, reverse");
+    if constexpr (sizeof(T) != sizeof(double))
+        if (fragments_fit<T>(s->w)) return fused_update_reverse(s, l, error);
+    for (int64_t begin = 0; begin < s->N; begin += PIECE_ROWS)
+        MLFF_TRY(reverse_piece(s, l, begin, rows_of_piece(s->N, begin), error));
     return MLFF_OK;
 }
 
 template mlff_status update_forward(state<float> *, int, mlff_error *);
 template mlff_status update_forward(state<double> *, int, mlff_error *);
+template mlff_status update_forward(state<__half> *, int, mlff_error *);
 template mlff_status update_reverse(state<float> *, int, mlff_error *);
 template mlff_status update_reverse(state<double> *, int, mlff_error *);
+template mlff_status update_reverse(state<__half> *, int, mlff_error *);
 
 } // namespace mlff

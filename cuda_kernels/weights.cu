@@ -1,13 +1,56 @@
 /* SPDX-License-Identifier: MIT */
-/* The packed weights rounded to T and sent to the device in one piece. */
+/*
+ * The packed weights rounded to T and sent to the device in one piece. For the fused layers also as fragments of the matrix
+ * units, hi and lo halves of M times a power of two (fragments.cuh): column group, then 16 inputs, then hi or lo, then lane.
+ */
+#include "fragments.cuh"
 #include "message_matrix.cuh"
 #include "packed_weights.h"
 
+#include <math.h>
 #include <new>
+#include <string.h>
 #include <vector>
 
 namespace mlff
 {
+
+/* Halves of M up (half 0) or of what the first leave (half 1): inputs 4t .. 4t+3, column of tile h and place g of a group. */
+static uint32_t fragment_bits(const packed_matrix &m, double up, int half, int input, int column)
+{
+    uint32_t bits = 0;
+    for (int q = 0; q < 2; q++) {
+        const double w = m.M[(size_t)(input + q) * m.n_out + column] * up;
+        const __half hi = __double2half(w), value = half == 0 ? hi : __double2half(w - (double)__half2float(hi));
+        uint16_t one;
+        memcpy(&one, &value, sizeof one);
+        bits |= (uint32_t)one << 16 * q;
+    }
+    return bits;
+}
+
+/* M to fragments [n_out/16][n_in/16][2][32]; returns by what the kernels multiply sums: the largest weight is brought to
+ * 2^13 .. 2^14. */
+static float pack_fragments(const packed_matrix &m, uint4 *to)
+{
+    double largest = 0;
+    for (size_t q = 0; q < (size_t)m.n_in * m.n_out; q++) largest = fmax(largest, fabs(m.M[q]));
+    int exponent = 0;
+    frexp(largest, &exponent);
+    const double up = largest > 0 ? ldexp(1.0, 14 - exponent) : 1;
+    for (int group = 0; group < m.n_out / GROUP; group++)
+        for (int step = 0; step < m.n_in / GROUP; step++)
+            for (int half = 0; half < 2; half++)
+                for (int lane = 0; lane < 32; lane++) {
+                    const int g = lane / 4, input = step * GROUP + lane % 4 * 4;
+                    const int column = group * GROUP + g / 2 * 4 + g % 2; /* of tile 0; tile 1 has the next two */
+                    *to++ = make_uint4(fragment_bits(m, up, half, input, column),
+                                       fragment_bits(m, up, half, input + 2, column),
+                                       fragment_bits(m, up, half, input, column + 2),
+                                       fragment_bits(m, up, half, input + 2, column + 2));
+                }
+    return (float)(1 / up);
+}
 
 /* Collects arrays for one transfer; pointers become device pointers when it is known where the piece lies. */
 struct sender {
@@ -37,19 +80,25 @@ struct sender {
         *scale = message_matrix_pack(filter, F, K, (uint2 *)(bytes.data() + begin));
     }
 
-    template <typename T> void add(matrix<T> *m, const packed_matrix &p)
+    template <typename T> void add(matrix<T> *m, const packed_matrix &p, bool fused)
     {
-        m->n_in = p.n_in;
-        m->n_out = p.n_out;
-        m->b = nullptr;
-        add(&m->M, p.M, (size_t)p.n_in * p.n_out);
+        const size_t count = (size_t)p.n_in * p.n_out;
+        *m = {p.n_in, p.n_out, nullptr, nullptr, nullptr, 1};
+        add(&m->M, p.M, count);
         if (p.b) add(&m->b, p.b, (size_t)p.n_out);
+        if (!fused) return;
+        bytes.resize((bytes.size() + 255) / 256 * 256);
+        places.push_back({(void **)&m->fragments, bytes.size()});
+        const size_t begin = bytes.size();
+        bytes.resize(begin + count / 4 * sizeof(uint4));
+        m->fragment_scale = pack_fragments(p, (uint4 *)(bytes.data() + begin));
     }
 };
 
 template <typename T> static void collect(weights<T> *w, const packed_weights &p, const mlff_model *model, sender *to)
 {
     const size_t functions = (size_t)p.K + 1, F = (size_t)p.F, Z = (size_t)w->n_elements;
+    const bool fused = fragments_fit<T>(*w);
     std::vector<double> inverse(p.K, 0.0);
     if (model->radial == RADIAL_GAUSSIAN)
         for (int k = 0; k < p.K; k++) inverse[k] = 1 / model->width[k];
@@ -66,10 +115,10 @@ template <typename T> static void collect(weights<T> *w, const packed_weights &p
             to->add_fragments(&y.fragments, &y.fragment_scale, p.filter[l], p.F, p.K);
         matrix<T> *all[PACKED_MATRICES] = {&y.context0, &y.context0_T, &y.context1, &y.context1_T, &y.mix,
                                            &y.mix_T,    &y.dense0,     &y.dense0_T, &y.dense1,     &y.dense1_T};
-        for (int q = 0; q < PACKED_MATRICES; q++) to->add(all[q], p.matrix[l][q]);
+        for (int q = 0; q < PACKED_MATRICES; q++) to->add(all[q], p.matrix[l][q], fused);
     }
-    to->add(&w->readout0, p.readout0);
-    to->add(&w->readout0_T, p.readout0_T);
+    to->add(&w->readout0, p.readout0, fused);
+    to->add(&w->readout0_T, p.readout0_T, fused);
     to->add(&w->readout1, p.readout1, (size_t)p.H);
 }
 

@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Context (docs/equations.md; the maths stands in context.cu) in one kernel a direction, for single and mixed.
+ *
+ * Launch   a block of F/16 warps and 32 atoms, warp w has features 16 w .. 16 w + 15 (update_fused.cu).
+ * Cost     4 F^2 multiply-adds an atom each way, three times in single; 11 F (forward), 17 F (reverse) values of DRAM; weights:
+ *          4 F^2 numbers a block from L2.
+ * Order    as in fragments.cuh.
+ */
+#include "dense_fused.cuh"
+#include "silu.cuh"
+
+namespace mlff
+{
+
+/* ---------------------------------------------------------------------------------------------- forward */
+
+template <typename T> struct context_arguments {
+    int32_t N;
+    matrix<float> context0, context1;
+    const float *s;
+    const T *v;
+    T *slope, *features, *x_v;
+};
+
+template <typename T, int F> __global__ void __launch_bounds__(2 * F, 256 / F) context_kernel(context_arguments<T> a)
+{
+    constexpr int STEPS = F / GROUP, COUNT = ATOM_TILES * STEPS;
+    extern __shared__ __align__(16) char shared[];
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, column = warp * GROUP + lane % 4 * 4;
+    const int row0 = blockIdx.x * BLOCK_ATOMS + lane / 4;
+    uint4 *numbers = (uint4 *)shared;
+    float2 *undo = (float2 *)(numbers + 2 * COUNT * PARTS<T> * 32);
+    const row_fragments rows = {numbers, undo, STEPS},
+                        hidden = {numbers + COUNT * PARTS<T> * 32, undo + COUNT * 8, STEPS};
+    float x[ATOM_TILES][2][4];
+#pragma unroll
+    for (int q = 0; q < 2 * ATOM_TILES; q++)
+        read_four(a.s + (size_t)(row0 + 8 * q) * F + column, row0 + 8 * q < a.N, x[q / 2][q % 2]);
+#pragma unroll
+    for (int i = 0; i < ATOM_TILES; i++) put_rows<T>(rows, i, warp, x[i]);
+    __syncthreads();
+    {
+        sums<ATOM_TILES, 1> c = {};
+        multiply<T, ATOM_TILES, 1>(rows, a.context0, warp, 0, 0, STEPS, c);
+#pragma unroll
+        for (int i = 0; i < ATOM_TILES; i++) {
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                const int row = row0 + 16 * i + 8 * r;
+                float y[4], slope[4];
+                outputs(c[i][0], r, a.context0, column, y);
+#pragma unroll
+                for (int q = 0; q < 4; q++) x[i][r][q] = silu(y[q], &slope[q]);
+                write_four(a.slope + (size_t)row * F + column, row < a.N, slope);
+            }
+            put_rows<T>(hidden, i, warp, x[i]);
+        }
+    }
+    __syncthreads();
+    sums<ATOM_TILES, 3> c = {};
+    multiply<T, ATOM_TILES, 3>(hidden, a.context1, warp, STEPS, 0, STEPS, c);
+#pragma unroll
+    for (int i = 0; i < ATOM_TILES; i++)
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            const int row = row0 + 16 * i + 8 * r;
+            const bool valid = row < a.N;
+            T *features = a.features + (size_t)row * 5 * F + column;
+            float y[4];
+#pragma unroll
+            for (int part = 0; part < 3; part++) {
+                outputs(c[i][part], r, a.context1, part * F + column, y);
+                write_four(part < 2 ? features + part * F : a.x_v + (size_t)row * F + column, valid, y);
+            }
+#pragma unroll
+            for (int k = 0; k < 3; k++) {
+                float v[4];
+                read_four(a.v + ((size_t)row * 3 + k) * F + column, valid, v);
+#pragma unroll
+                for (int q = 0; q < 4; q++) v[q] *= y[q];
+                write_four(features + (2 + k) * F, valid, v);
+            }
+        }
+}
+
+/* ---------------------------------------------------------------------------------------------- reverse */
+
+template <typename T> struct context_reverse_arguments {
+    int32_t N;
+    matrix<float> context0_T, context1_T;
+    const T *features_adj, *v, *slope, *x_v;
+    T *adj;
+};
+
+template <typename T, int F>
+__global__ void __launch_bounds__(2 * F, 256 / F) context_reverse_kernel(context_reverse_arguments<T> a)
+{
+    constexpr int STEPS = F / GROUP;
+    extern __shared__ __align__(16) char shared[];
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, column = warp * GROUP + lane % 4 * 4;
+    const int row0 = blockIdx.x * BLOCK_ATOMS + lane / 4;
+    uint4 *numbers = (uint4 *)shared;
+    float2 *undo = (float2 *)(numbers + 3 * ATOM_TILES * STEPS * PARTS<T> * 32);
+    const row_fragments outputs_adj = {numbers, undo, 3 * STEPS}, hidden = {numbers, undo, STEPS};
+#pragma unroll
+    for (int i = 0; i < ATOM_TILES; i++) {
+        float x_adj[3][2][4];
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            const int row = row0 + 16 * i + 8 * r;
+            const bool valid = row < a.N;
+            const T *in = a.features_adj + (size_t)row * 5 * F + column;
+            T *adj = a.adj + (size_t)row * 4 * F + column;
+            float x_v[4], y_adj[4], v[4], v_adj[4];
+            read_four(in, valid, x_adj[0][r]);
+            read_four(in + F, valid, x_adj[1][r]);
+            read_four(a.x_v + (size_t)row * F + column, valid, x_v);
+#pragma unroll
+            for (int q = 0; q < 4; q++) x_adj[2][r][q] = 0;
+#pragma unroll
+            for (int k = 0; k < 3; k++) {
+                read_four(in + (2 + k) * F, valid, y_adj);
+                read_four(a.v + ((size_t)row * 3 + k) * F + column, valid, v);
+                read_four(adj + (1 + k) * F, valid, v_adj);
+#pragma unroll
+                for (int q = 0; q < 4; q++) {
+                    x_adj[2][r][q] += y_adj[q] * v[q];
+                    v_adj[q] += y_adj[q] * x_v[q];
+                }
+                write_four(adj + (1 + k) * F, valid, v_adj);
+            }
+        }
+#pragma unroll
+        for (int part = 0; part < 3; part++) put_rows<T>(outputs_adj, i, part * STEPS + warp, x_adj[part]);
+    }
+    __syncthreads();
+    {
+        sums<ATOM_TILES, 1> c = {};
+        multiply<T, ATOM_TILES, 1>(outputs_adj, a.context1_T, warp, 0, 0, 3 * STEPS, c);
+        float h_adj[ATOM_TILES][2][4];
+#pragma unroll
+        for (int i = 0; i < ATOM_TILES; i++)
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                const int row = row0 + 16 * i + 8 * r;
+                float slope[4];
+                read_four(a.slope + (size_t)row * F + column, row < a.N, slope);
+                outputs(c[i][0], r, a.context1_T, column, h_adj[i][r]);
+#pragma unroll
+                for (int q = 0; q < 4; q++) h_adj[i][r][q] *= slope[q];
+            }
+        __syncthreads();
+#pragma unroll
+        for (int i = 0; i < ATOM_TILES; i++) put_rows<T>(hidden, i, warp, h_adj[i]);
+    }
+    __syncthreads();
+    sums<ATOM_TILES, 1> c = {};
+    multiply<T, ATOM_TILES, 1>(hidden, a.context0_T, warp, 0, 0, STEPS, c);
+#pragma unroll
+    for (int i = 0; i < ATOM_TILES; i++)
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            const int row = row0 + 16 * i + 8 * r;
+            T *adj = a.adj + (size_t)row * 4 * F + column;
+            float s_adj[4], y[4];
+            read_four(adj, row < a.N, s_adj);
+            outputs(c[i][0], r, a.context0_T, column, y);
+#pragma unroll
+            for (int q = 0; q < 4; q++) s_adj[q] += y[q];
+            write_four(adj, row < a.N, s_adj);
+        }
+}
+
+/* -------------------------------------------------------------------------------------------- launchers */
+
+template <int F, typename T> static cudaError_t launch(const state<T> *s, const context_arguments<T> &a)
+{
+    constexpr size_t shared = fragment_bytes<T>(2 * ATOM_TILES * F / GROUP);
+    return launch_fused(context_kernel<T, F>, F, shared, s->N, s->stream, a);
+}
+
+template <int F, typename T> static cudaError_t launch(const state<T> *s, const context_reverse_arguments<T> &a)
+{
+    constexpr size_t shared = fragment_bytes<T>(3 * ATOM_TILES * F / GROUP);
+    return launch_fused(context_reverse_kernel<T, F>, F, shared, s->N, s->stream, a);
+}
+
+template <typename T, typename Arguments> static cudaError_t launch_any(const state<T> *s, const Arguments &a)
+{
+    switch (s->w.F) {
+    case 32: return launch<32>(s, a);
+    case 64: return launch<64>(s, a);
+    case 96: return launch<96>(s, a);
+    case 128: return launch<128>(s, a);
+    }
+    return cudaErrorInvalidValue;
+}
+
+template <typename T> mlff_status fused_context_forward(state<T> *s, int l, mlff_error *error)
+{
+    const layer_weights<float> &w = s->w.layer[l];
+    const layer_tensors<T> &t = s->layer[l];
+    const context_arguments<T> a = {s->N, w.context0, w.context1, s->s, t.v, t.context_slope, t.features, t.x_v};
+    const cudaError_t code = launch_any(s, a);
+    if (code != cudaSuccess) return cuda_failure(code, "launch of context", error);
+    return MLFF_OK;
+}
+
+template <typename T> mlff_status fused_context_reverse(state<T> *s, int l, mlff_error *error)
+{
+    const layer_weights<float> &w = s->w.layer[l];
+    const layer_tensors<T> &t = s->layer[l];
+    const context_reverse_arguments<T> a = {s->N, w.context0_T,    w.context1_T, s->features_adj,
+                                            t.v,  t.context_slope, t.x_v,        s->adj};
+    const cudaError_t code = launch_any(s, a);
+    if (code != cudaSuccess) return cuda_failure(code, "launch of context, reverse", error);
+    return MLFF_OK;
+}
+
+template mlff_status fused_context_forward(state<float> *, int, mlff_error *);
+template mlff_status fused_context_forward(state<__half> *, int, mlff_error *);
+template mlff_status fused_context_reverse(state<float> *, int, mlff_error *);
+template mlff_status fused_context_reverse(state<__half> *, int, mlff_error *);
+
+} // namespace mlff

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef MLFF_CUDA_DENSE_FUSED_CUH
+#define MLFF_CUDA_DENSE_FUSED_CUH
+/* Each of the layers that act atom by atom as one kernel, where fragments_fit; update.cu, context.cu and readout.cu choose. */
+#include "fragments.cuh"
+
+namespace mlff
+{
+
+template <typename T> mlff_status fused_update_forward(state<T> *s, int l, mlff_error *error);
+template <typename T> mlff_status fused_update_reverse(state<T> *s, int l, mlff_error *error);
+template <typename T> mlff_status fused_context_forward(state<T> *s, int l, mlff_error *error);
+template <typename T> mlff_status fused_context_reverse(state<T> *s, int l, mlff_error *error);
+template <typename T> mlff_status fused_readout_forward(state<T> *s, mlff_error *error);
+template <typename T> mlff_status fused_readout_reverse(state<T> *s, mlff_error *error);
+
+/* Launches KERNEL<..., F> for the widths of fragments_fit, 2 F threads a block of BLOCK_ATOMS atoms. */
+template <typename Kernel, typename Arguments>
+cudaError_t launch_fused(Kernel kernel, int F, size_t shared, int32_t N, cudaStream_t stream, const Arguments &a)
+{
+    const cudaError_t code = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
+    if (code != cudaSuccess) return code;
+    kernel<<<atom_blocks(N), 2 * F, shared, stream>>>(a);
+    return cudaGetLastError();
+}
+
+} // namespace mlff
+
+#endif
