@@ -76,7 +76,7 @@ template <typename T> mlff_status context_reverse(state<T> *s, int l, mlff_error
     const layer_weights<T> &w = s->w.layer[l];
     const layer_tensors<T> &t = s->layer[l];
     T *h_adj = s->scratch, *x_adj = h_adj + n; /* [N][F], [N][3F] */
-    features_reverse_kernel<<<blocks_of(n), 256, 0, s->stream>>>(n, F, s->features_adj, t.v, t.x_v, x_adj, s->adj);
+    features_reverse_kernel<<<blocks_of(n), 256, 0, s->stream>>>(n, F, t.features_adj, t.v, t.x_v, x_adj, s->adj);
     MLFF_TRY(dense_rows(w.context1_T, x_adj, 3 * F, h_adj, F, s->N, DENSE_SLOPE, t.context_slope, s->stream, error));
     MLFF_TRY(dense_rows<T>(w.context0_T, h_adj, F, s->adj, 4 * F, s->N, DENSE_ADD, nullptr, s->stream, error));
     CUDA_TRY_LAUNCH("context, reverse");

@@ -244,7 +244,7 @@ template <typename T, int FUNCTIONS> void launch_reverse(state<T> *s, int l)
     const size_t shared = sizeof(edge_table<T, FUNCTIONS>) +
                           ((size_t)CHUNK * table_width(FUNCTIONS) + threads / 32 * CHUNK * 4) * sizeof(T);
     kernel<<<blocks_for(kernel, threads, shared, s->N), threads, shared, s->stream>>>(
-        arguments_of(s, l), s->layer[l].features, s->adj, s->features_adj, s->edge_adj);
+        arguments_of(s, l), s->layer[l].features, s->adj, s->layer[l].features_adj, s->edge_adj);
 }
 
 template <typename T> mlff_status message_forward(state<T> *s, int l, mlff_error *error)

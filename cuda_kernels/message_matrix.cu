@@ -440,7 +440,7 @@ mlff_status message_matrix_reverse(state<float> *s, int l, mlff_error *error)
     const size_t shared = (size_t)rows * (2 * TILES * STEPS * 32 + PASS_EDGES + warps * PASS_EDGES) * 16;
     const int blocks = blocks_for(message_matrix_reverse_kernel, warps * 32, shared, s->N);
     message_matrix_reverse_kernel<<<blocks, warps * 32, shared, s->stream>>>(arguments_of(s, l), s->layer[l].features,
-                                                                             s->adj, s->features_adj, s->edge_adj);
+                                                                             s->adj, s->layer[l].features_adj, s->edge_adj);
     CUDA_TRY_LAUNCH("message through matrix units, reverse");
     return MLFF_OK;
 }
