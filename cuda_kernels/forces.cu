@@ -53,30 +53,41 @@ __device__ inline double transposed_sum(double (&value)[16], int lane)
     return value[0] + __shfl_xor_sync(0xffffffffu, value[0], 1);
 }
 
+/* dE/dr of an edge, put in the place of its adjoints; adds to the row's sums. */
+template <typename T>
+__device__ inline void add_gradient(const gradient_arguments<T> &a, int64_t e, const edge<T> &r,
+                                    const edge_adjoint<T> &adj, double (&sums)[16])
+{
+    const T along = adj.u[0] * r.u[0] + adj.u[1] * r.u[1] + adj.u[2] * r.u[2], inverse = 1 / r.d;
+    edge_adjoint<T> G;
+    for (int c = 0; c < 3; c++) G.u[c] = adj.d * r.u[c] + (adj.u[c] - along * r.u[c]) * inverse;
+    G.d = 0;
+    a.edge_adj[e] = G;
+#pragma unroll
+    for (int c = 0; c < 3; c++) {
+        const double r_c = -(double)r.u[c] * (double)r.d;
+#pragma unroll
+        for (int b = 0; b < 3; b++) {
+            sums[3 * c + b] += r_c * (double)G.u[b];
+            if (a.slot_virial) a.slot_virial[9 * e + 3 * c + b] = r_c * (double)G.u[b];
+        }
+        sums[9 + c] += (double)G.u[c];
+    }
+}
+
 template <typename T> __global__ void __launch_bounds__(256) gradients_kernel(gradient_arguments<T> a)
 {
     const int row = (blockIdx.x * blockDim.x + threadIdx.x) / 32, lane = threadIdx.x % 32;
     if (row >= a.N) return;
     const int64_t first = a.first[row];
+    const int edges = a.count[row];
     double sums[16] = {};
-    for (int q = lane; q < a.count[row]; q += 32) {
-        const edge<T> r = a.edges[first + q];
-        const edge_adjoint<T> adj = a.edge_adj[first + q];
-        const T along = adj.u[0] * r.u[0] + adj.u[1] * r.u[1] + adj.u[2] * r.u[2], inverse = 1 / r.d;
-        edge_adjoint<T> G;
-        for (int c = 0; c < 3; c++) G.u[c] = adj.d * r.u[c] + (adj.u[c] - along * r.u[c]) * inverse;
-        G.d = 0;
-        a.edge_adj[first + q] = G;
-#pragma unroll
-        for (int c = 0; c < 3; c++) {
-            const double r_c = -(double)r.u[c] * (double)r.d;
-#pragma unroll
-            for (int b = 0; b < 3; b++) {
-                sums[3 * c + b] += r_c * (double)G.u[b];
-                if (a.slot_virial) a.slot_virial[9 * (first + q) + 3 * c + b] = r_c * (double)G.u[b];
-            }
-            sums[9 + c] += (double)G.u[c];
-        }
+    for (int q = lane; q < edges; q += 64) { /* two edges on their way at a time */
+        const int64_t e = first + q, other = q + 32 < edges ? e + 32 : e;
+        const edge<T> r = a.edges[e], r_other = a.edges[other];
+        const edge_adjoint<T> adj = a.edge_adj[e], adj_other = a.edge_adj[other];
+        add_gradient(a, e, r, adj, sums);
+        if (other != e) add_gradient(a, other, r_other, adj_other, sums);
     }
     const double sum = transposed_sum(sums, lane);
     if (lane % 2 == 0 && lane / 2 < ROW_SUMS) a.row_sums[ROW_SUMS * (size_t)row + lane / 2] = sum;

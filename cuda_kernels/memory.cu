@@ -136,12 +136,12 @@ template <typename T> static int tensor_table(state<T> *s, tensor_row *table)
         table[n++] = {&y->y_v, (1 - last) * N * F, sizeof(T), "y_v"};
     }
     table[n++] = {&s->readout_slope, N * H, sizeof(T), "readout slope"};
-    table[n++] = {&s->atom_energy, N, sizeof(double), "atom energies"};
     table[n++] = {&s->row_sums, reverse * N * 12, sizeof(double), "sums of rows"};
+    table[n++] = {&s->scratch, N * widest, sizeof(T), "temporaries"};
+    table[n++] = {&s->bad_row, 2, sizeof(int), "fault marks"}; /* results from here on: one transfer may bring them */
     table[n++] = {&s->sums, (size_t)s->n_chunks * 10, sizeof(double), "sums"};
     table[n++] = {&s->forces, reverse * A * 3, sizeof(double), "forces"};
-    table[n++] = {&s->scratch, N * widest, sizeof(T), "temporaries"};
-    table[n++] = {&s->bad_row, 2, sizeof(int), "fault marks"};
+    table[n++] = {&s->atom_energy, N, sizeof(double), "atom energies"};
     return n;
 }
 

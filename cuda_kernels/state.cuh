@@ -123,7 +123,7 @@ template <typename T> struct layer_tensors {
 };
 
 /* Part of a structure, at most CHUNK_ROWS rows, summed by one block: no chunk crosses structures. */
-enum { CHUNK_ROWS = 4096 };
+enum { CHUNK_ROWS = 1024 };
 struct chunk {
     int32_t structure, begin, end;
 };
