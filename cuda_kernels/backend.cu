@@ -37,10 +37,7 @@ static mlff_status prepare(void *state_, const mlff_graph *graph, const double *
     MLFF_TRY(check_positions(graph, x, error));
     const size_t halo = with_halo ? (size_t)graph->n_rows * 5 * s->w.F * sizeof(T) : 0;
     MLFF_TRY(pin_host_memory(&s->halo_host, &s->halo_bytes, halo > 0 ? halo : 1, error));
-    if (s->graph_version != graph->version) MLFF_TRY(send_graph(s, graph, error));
-    tensor_row table[MAX_TENSORS];
-    const int n = tensor_table(s, table);
-    MLFF_TRY(place_on_device(&s->arena, table, n, error));
+    MLFF_TRY(make_room(s, graph, error));
     /* room for positions on their way up and everything on its way down */
     const size_t down = ((size_t)s->n_all * 12 + s->N + (size_t)s->n_chunks * 10) * sizeof(double) + 64;
     MLFF_TRY(pin_host_memory((void **)&s->host, &s->host_bytes, down, error));
@@ -73,8 +70,6 @@ template <typename T> static mlff_status collect(void *state_, mlff_output *out,
                               {&s->atom_virial, A * 9, sizeof(double), "virials of atoms"}};
         MLFF_TRY(place_on_device(&s->virial_arena, table, 2, error));
         if (A > 0) CUDA_TRY(cudaMemsetAsync(s->atom_virial, 0, A * 9 * sizeof(double), s->stream));
-        if (s->n_slots > 0)
-            CUDA_TRY(cudaMemsetAsync(s->slot_virial, 0, (size_t)s->n_slots * 9 * sizeof(double), s->stream));
     }
     if (out->forces && A > 0) CUDA_TRY(cudaMemsetAsync(s->forces, 0, A * 3 * sizeof(double), s->stream));
     MLFF_TRY(forces(s, out->atom_virial != NULL, error));
@@ -201,9 +196,7 @@ template <typename T>
 static void memory_estimate(const void *state_, double *bytes_per_atom, double *bytes_per_neighbour)
 {
     const state<T> *s = (const state<T> *)state_;
-    const double F = s->w.F, L = s->w.L;
-    *bytes_per_atom = sizeof(T) * (F * (4 + 12 + 9 * L + 10 * (L - 1) + 9) + s->w.H) + 200;
-    *bytes_per_neighbour = 8 * sizeof(T) + 52;
+    estimate_memory(s, bytes_per_atom, bytes_per_neighbour);
 }
 
 /* A layer's function as the table wants it. */

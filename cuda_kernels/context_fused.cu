@@ -211,7 +211,7 @@ template <typename T> mlff_status fused_context_reverse(state<T> *s, int l, mlff
 {
     const layer_weights<float> &w = s->w.layer[l];
     const layer_tensors<T> &t = s->layer[l];
-    const context_reverse_arguments<T> a = {s->N, w.context0_T,    w.context1_T, s->features_adj,
+    const context_reverse_arguments<T> a = {s->N, w.context0_T,    w.context1_T, t.features_adj,
                                             t.v,  t.context_slope, t.x_v,        s->adj};
     const cudaError_t code = launch_any(s, a);
     if (code != cudaSuccess) return cuda_failure(code, "launch of context, reverse", error);

@@ -1,142 +1,210 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * From the adjoints of edges to forces and virials, in double (docs/equations.md):
- *   G = d_adj u + (u_adj - (u_adj . u) u)/d;  F_i = sum over i's slots of G - sum over slots that name i of G
+ * From the adjoints of edges to forces and virials (docs/equations.md):
+ *   G = d_adj u + (u_adj - (u_adj . u) u)/d;  F_i = sum over i's edges of G - sum over edges that name i of G
  *   virial = -sum r (x) G
+ * G is made and kept in real<T>, in the place of the edge's adjoints; every sum is made in double.
  *
- * Launch   a thread an edge of a warp's row; a thread a row; a block a chunk of rows of one structure.
- * Order    rows: ascending slots; chunks: a fixed tree of 256 threads; the host adds chunks in their order.
+ * Launch   a warp a row for G and the sums over its own edges; 8 lanes a row for the edges that name it; a block a chunk of
+ *          rows of one structure.
+ * Bytes    an edge 8 real<T> read, 4 written; then 4 + 4 bytes a candidate and 4 real<T> an edge, gathered.
+ * Order    own edges: a lane's in ascending order, then a fixed tree over 32 lanes; edges that name a row: the same over 8
+ *          lanes; chunks: a thread's rows ascending, a fixed tree over the warp, the warps in order; the host adds chunks in
+ *          their order.
  */
 #include "state.cuh"
 
 namespace mlff
 {
 
+constexpr int ROW_SUMS = 12; /* of a row: virial (9), dE/dr (3) */
+constexpr int GATHER_LANES = 8;
+
 /* ---------------------------------------------------------------------------------------------- kernels */
 
 template <typename T> struct gradient_arguments {
     int32_t N;
-    const int64_t *first, *edge_slot;
+    const int64_t *first;
     const int32_t *count;
     const edge<T> *edges;
-    const edge_adjoint<T> *edge_adj;
-    double *slot_gradient, *slot_virial, *row_virial;
+    edge_adjoint<T> *edge_adj; /* becomes (G, 0) */
+    double *slot_virial, *row_sums;
     int *bad_row;
 };
 
-/* a warp a row: G of its slots, and the virial of the row */
+/* One exchange of transposed_sum: lanes with the bit 2 HALF keep the upper HALF values. */
+template <int HALF> __device__ inline void exchange_halves(double (&value)[16], int lane)
+{
+    const bool upper = lane & (2 * HALF);
+#pragma unroll
+    for (int q = 0; q < HALF; q++) {
+        const double keep = upper ? value[q + HALF] : value[q], send = upper ? value[q] : value[q + HALF];
+        value[q] = keep + __shfl_xor_sync(0xffffffffu, send, 2 * HALF);
+    }
+}
+
+/* Sums 16 values over the warp in 16 exchanges; lanes 2q and 2q + 1 return the sum of value q. */
+__device__ inline double transposed_sum(double (&value)[16], int lane)
+{
+    exchange_halves<8>(value, lane);
+    exchange_halves<4>(value, lane);
+    exchange_halves<2>(value, lane);
+    exchange_halves<1>(value, lane);
+    return value[0] + __shfl_xor_sync(0xffffffffu, value[0], 1);
+}
+
+/* dE/dr of an edge, put in the place of its adjoints; adds to the row's sums. */
+template <typename T>
+__device__ inline void add_gradient(const gradient_arguments<T> &a, int64_t e, const edge<T> &r,
+                                    const edge_adjoint<T> &adj, double (&sums)[16])
+{
+    const T along = adj.u[0] * r.u[0] + adj.u[1] * r.u[1] + adj.u[2] * r.u[2], inverse = 1 / r.d;
+    edge_adjoint<T> G;
+    for (int c = 0; c < 3; c++) G.u[c] = adj.d * r.u[c] + (adj.u[c] - along * r.u[c]) * inverse;
+    G.d = 0;
+    a.edge_adj[e] = G;
+#pragma unroll
+    for (int c = 0; c < 3; c++) {
+        const double r_c = -(double)r.u[c] * (double)r.d;
+#pragma unroll
+        for (int b = 0; b < 3; b++) {
+            sums[3 * c + b] += r_c * (double)G.u[b];
+            if (a.slot_virial) a.slot_virial[9 * e + 3 * c + b] = r_c * (double)G.u[b];
+        }
+        sums[9 + c] += (double)G.u[c];
+    }
+}
+
 template <typename T> __global__ void __launch_bounds__(256) gradients_kernel(gradient_arguments<T> a)
 {
     const int row = (blockIdx.x * blockDim.x + threadIdx.x) / 32, lane = threadIdx.x % 32;
     if (row >= a.N) return;
     const int64_t first = a.first[row];
-    double virial[9] = {0, 0, 0, 0, 0, 0, 0, 0, 0};
-    for (int q = lane; q < a.count[row]; q += 32) {
-        const edge<T> r = a.edges[first + q];
-        const edge_adjoint<T> adj = a.edge_adj[first + q];
-        const int64_t slot = a.edge_slot[first + q];
-        double along = 0, G[3];
-        for (int c = 0; c < 3; c++) along += (double)adj.u[c] * (double)r.u[c];
-        for (int c = 0; c < 3; c++) {
-            G[c] = (double)adj.d * (double)r.u[c] + ((double)adj.u[c] - along * (double)r.u[c]) / (double)r.d;
-            a.slot_gradient[3 * slot + c] = G[c];
-        }
-        for (int c = 0; c < 9; c++) {
-            const double part = -(double)r.u[c / 3] * (double)r.d * G[c % 3];
-            virial[c] += part;
-            if (a.slot_virial) a.slot_virial[9 * slot + c] = part;
-        }
+    const int edges = a.count[row];
+    double sums[16] = {};
+    for (int q = lane; q < edges; q += 64) { /* two edges on their way at a time */
+        const int64_t e = first + q, other = q + 32 < edges ? e + 32 : e;
+        const edge<T> r = a.edges[e], r_other = a.edges[other];
+        const edge_adjoint<T> adj = a.edge_adj[e], adj_other = a.edge_adj[other];
+        add_gradient(a, e, r, adj, sums);
+        if (other != e) add_gradient(a, other, r_other, adj_other, sums);
     }
-    bool good = true;
-    for (int c = 0; c < 9; c++) {
-        for (int half = 16; half > 0; half /= 2) virial[c] += __shfl_xor_sync(0xffffffffu, virial[c], half);
-        good = good && isfinite(virial[c]);
-        if (lane == c) a.row_virial[9 * (size_t)row + c] = virial[c];
-    }
-    if (!good && lane == 0) atomicMin(&a.bad_row[1], row);
+    const double sum = transposed_sum(sums, lane);
+    if (lane % 2 == 0 && lane / 2 < ROW_SUMS) a.row_sums[ROW_SUMS * (size_t)row + lane / 2] = sum;
+    if (__any_sync(0xffffffffu, !isfinite(sum)) && lane == 0) atomicMin(&a.bad_row[1], row);
 }
 
-/* a thread a row: its own slots, then those that name it */
-__global__ void forces_kernel(int32_t N, int32_t R, const int64_t *first, const int64_t *incoming_first,
-                              const int64_t *incoming, const int32_t *atom_of_row, const double *slot_gradient,
-                              double *forces)
+template <typename T, typename Slot> struct gather_arguments {
+    int32_t N, R;
+    const int64_t *incoming_first;
+    const Slot *incoming;
+    const int32_t *slot_dropped, *atom_of_row;
+    const edge_adjoint<T> *gradient;
+    const double *row_sums, *slot_virial;
+    double *forces, *atom_virial;
+};
+
+/* 8 lanes a row: the sum over its own edges is there, the edges that name it are gathered */
+template <typename T, typename Slot> __global__ void __launch_bounds__(256) forces_kernel(gather_arguments<T, Slot> a)
 {
-    const int row = blockIdx.x * blockDim.x + threadIdx.x;
-    if (row >= R) return;
+    const int64_t row = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / GATHER_LANES;
+    const int lane = threadIdx.x % GATHER_LANES;
+    const bool valid = row < a.R;
     double F[3] = {0, 0, 0};
-    if (row < N)
-        for (int64_t slot = first[row]; slot < first[row + 1]; slot++)
-            for (int c = 0; c < 3; c++) F[c] += slot_gradient[3 * slot + c];
-    for (int64_t q = incoming_first[row]; q < incoming_first[row + 1]; q++)
-        for (int c = 0; c < 3; c++) F[c] -= slot_gradient[3 * incoming[q] + c];
-    for (int c = 0; c < 3; c++) forces[3 * (size_t)atom_of_row[row] + c] = F[c];
+    const int64_t end = valid ? a.incoming_first[row + 1] : 0;
+#pragma unroll 4
+    for (int64_t q = valid ? a.incoming_first[row] + lane : 0; q < end; q += GATHER_LANES) {
+        const Slot slot = a.incoming[q];
+        const int32_t dropped = a.slot_dropped[slot];
+        if (dropped < 0) continue;
+        const edge_adjoint<T> G = a.gradient[slot - dropped];
+        for (int c = 0; c < 3; c++) F[c] -= (double)G.u[c];
+    }
+    for (int c = 0; c < 3; c++)
+        for (int half = GATHER_LANES / 2; half > 0; half /= 2) F[c] += __shfl_xor_sync(0xffffffffu, F[c], half);
+    if (valid && lane < 3)
+        a.forces[3 * (size_t)a.atom_of_row[row] + lane] =
+            (row < a.N ? a.row_sums[ROW_SUMS * (size_t)row + 9 + lane] : 0) + (lane == 0   ? F[0]
+                                                                               : lane == 1 ? F[1]
+                                                                                           : F[2]);
 }
 
 /* half of the row's own edges, half of those that name it */
-__global__ void atom_virials_kernel(int32_t N, int32_t R, const int64_t *incoming_first, const int64_t *incoming,
-                                    const int32_t *atom_of_row, const double *row_virial, const double *slot_virial,
-                                    double *atom_virial)
+template <typename T, typename Slot> __global__ void atom_virials_kernel(gather_arguments<T, Slot> a)
 {
     const int row = blockIdx.x * blockDim.x + threadIdx.x;
-    if (row >= R) return;
+    if (row >= a.R) return;
     double W[9];
-    for (int c = 0; c < 9; c++) W[c] = row < N ? 0.5 * row_virial[9 * (size_t)row + c] : 0;
-    for (int64_t q = incoming_first[row]; q < incoming_first[row + 1]; q++)
-        for (int c = 0; c < 9; c++) W[c] += 0.5 * slot_virial[9 * incoming[q] + c];
-    for (int c = 0; c < 9; c++) atom_virial[9 * (size_t)atom_of_row[row] + c] = W[c];
+    for (int c = 0; c < 9; c++) W[c] = row < a.N ? 0.5 * a.row_sums[ROW_SUMS * (size_t)row + c] : 0;
+    for (int64_t q = a.incoming_first[row]; q < a.incoming_first[row + 1]; q++) {
+        const Slot slot = a.incoming[q];
+        const int32_t dropped = a.slot_dropped[slot];
+        if (dropped < 0) continue;
+        for (int c = 0; c < 9; c++) W[c] += 0.5 * a.slot_virial[9 * (size_t)(slot - dropped) + c];
+    }
+    for (int c = 0; c < 9; c++) a.atom_virial[9 * (size_t)a.atom_of_row[row] + c] = W[c];
 }
 
 /* energy and virial of a chunk of rows */
 __global__ void __launch_bounds__(256)
-    sums_kernel(const chunk *chunks, const double *atom_energy, const double *row_virial, double *sums)
+    sums_kernel(const chunk *chunks, const double *atom_energy, const double *row_sums, double *sums)
 {
-    __shared__ double part[256];
+    __shared__ double part[8][10];
     const chunk mine = chunks[blockIdx.x];
-    for (int c = 0; c < 10; c++) {
-        double sum = 0;
-        for (int row = mine.begin + threadIdx.x; row < mine.end; row += 256)
-            sum += c == 0 ? atom_energy[row] : row_virial ? row_virial[9 * (size_t)row + c - 1] : 0;
-        part[threadIdx.x] = sum;
-        __syncthreads();
-        for (int half = 128; half > 0; half /= 2) {
-            if (threadIdx.x < half) part[threadIdx.x] += part[threadIdx.x + half];
-            __syncthreads();
-        }
-        if (threadIdx.x == 0) sums[10 * (size_t)blockIdx.x + c] = part[0];
-        __syncthreads();
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    double total[16] = {};
+    for (int row = mine.begin + threadIdx.x; row < mine.end; row += 256) {
+        total[0] += atom_energy[row];
+        if (row_sums)
+#pragma unroll
+            for (int c = 0; c < 9; c++) total[1 + c] += row_sums[ROW_SUMS * (size_t)row + c];
     }
+    const double sum = transposed_sum(total, lane);
+    if (lane % 2 == 0 && lane / 2 < 10) part[warp][lane / 2] = sum;
+    __syncthreads();
+    if (threadIdx.x >= 10) return;
+    double all = 0;
+    for (int w = 0; w < 8; w++) all += part[w][threadIdx.x];
+    sums[10 * (size_t)blockIdx.x + threadIdx.x] = all;
 }
 
-/* --------------------------------------------------------------------------------------------- launcher */
+/* -------------------------------------------------------------------------------------------- launchers */
+
+template <typename T, typename Slot>
+static mlff_status gather(const state<T> *s, const Slot *incoming, int with_atom_virial, mlff_error *error)
+{
+    const gather_arguments<real<T>, Slot> a = {
+        s->N,        s->R,        s->incoming_first, incoming,  s->slot_dropped, s->atom_of_row,
+        s->edge_adj, s->row_sums, s->slot_virial,    s->forces, s->atom_virial};
+    const int64_t threads = (int64_t)s->R * GATHER_LANES;
+    forces_kernel<<<(unsigned)((threads + 255) / 256), 256, 0, s->stream>>>(a);
+    CUDA_TRY_LAUNCH("forces");
+    if (with_atom_virial) atom_virials_kernel<<<(s->R + 127) / 128, 128, 0, s->stream>>>(a);
+    CUDA_TRY_LAUNCH("virials of atoms");
+    return MLFF_OK;
+}
 
 template <typename T> mlff_status forces(state<T> *s, int with_atom_virial, mlff_error *error)
 {
     if (s->with_reverse && s->N > 0) {
-        const gradient_arguments<T> a = {
-            s->N,          s->first,    s->edge_slot,     s->count,
-            s->edges,      s->edge_adj, s->slot_gradient, with_atom_virial ? s->slot_virial : nullptr,
-            s->row_virial, s->bad_row};
+        const gradient_arguments<real<T>> a = {s->N,        s->first,    s->count,
+                                               s->edges,    s->edge_adj, with_atom_virial ? s->slot_virial : nullptr,
+                                               s->row_sums, s->bad_row};
         gradients_kernel<<<(s->N + 7) / 8, 256, 0, s->stream>>>(a);
         CUDA_TRY_LAUNCH("edge gradients");
     }
-    if (s->with_reverse && s->R > 0) {
-        forces_kernel<<<(s->R + 127) / 128, 128, 0, s->stream>>>(s->N, s->R, s->first, s->incoming_first, s->incoming,
-                                                                 s->atom_of_row, s->slot_gradient, s->forces);
-        CUDA_TRY_LAUNCH("forces");
-        if (with_atom_virial)
-            atom_virials_kernel<<<(s->R + 127) / 128, 128, 0, s->stream>>>(s->N, s->R, s->incoming_first, s->incoming,
-                                                                           s->atom_of_row, s->row_virial,
-                                                                           s->slot_virial, s->atom_virial);
-        CUDA_TRY_LAUNCH("virials of atoms");
-    }
+    if (s->with_reverse && s->R > 0)
+        MLFF_TRY(s->incoming_wide ? gather(s, s->incoming_wide, with_atom_virial, error)
+                                  : gather(s, s->incoming, with_atom_virial, error));
     if (s->n_chunks > 0)
         sums_kernel<<<s->n_chunks, 256, 0, s->stream>>>(s->chunks, s->atom_energy,
-                                                        s->with_reverse ? s->row_virial : nullptr, s->sums);
+                                                        s->with_reverse ? s->row_sums : nullptr, s->sums);
     CUDA_TRY_LAUNCH("sums");
     return MLFF_OK;
 }
 
 template mlff_status forces(state<float> *, int, mlff_error *);
 template mlff_status forces(state<double> *, int, mlff_error *);
+template mlff_status forces(state<__half> *, int, mlff_error *);
 
 } // namespace mlff

@@ -160,7 +160,7 @@ template <typename T> __device__ inline T transposed_sum(T (&value)[32], int lan
 
 template <typename S, int FUNCTIONS>
 __global__ void __launch_bounds__(256)
-    message_reverse_kernel(message_arguments<real<S>> a, const S *__restrict__ features, const S *__restrict__ adj,
+    message_reverse_kernel(message_arguments<real<S>> a, const S *features, const S *__restrict__ adj,
                            S *features_adj, edge_adjoint<real<S>> *edge_adj)
 {
     typedef real<S> T;
@@ -276,7 +276,7 @@ template <typename S> mlff_status message_reverse(state<S> *s, int l, mlff_error
         const size_t shared = sizeof(edge_table<real<S>, functions()>) +
                               ((size_t)CHUNK * table_width(functions()) + threads / 32 * CHUNK * 4) * sizeof(real<S>);
         kernel<<<blocks_for(kernel, threads, shared, s->N), threads, shared, s->stream>>>(
-            arguments_of(s, l), s->layer[l].features, s->adj, s->features_adj, s->edge_adj);
+            arguments_of(s, l), s->layer[l].features, s->adj, s->layer[l].features_adj, s->edge_adj);
     });
     CUDA_TRY_LAUNCH("message, reverse");
     return MLFF_OK;

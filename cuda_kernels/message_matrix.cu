@@ -50,6 +50,7 @@ struct matrix_arguments {
     const int32_t *count, *edge_row;
     const edge<float> *edges;
     cluster_list clusters;
+    float *sums; /* [blocks][rows of a cluster][5][F] for rows of several passes */
 };
 
 /* ----------------------------------------------------------------------------------------- shared memory */
@@ -484,12 +485,13 @@ __device__ inline void reverse_slice(const matrix_arguments &a, const reverse_sh
     }
 }
 
-/* features_adj = (a later pass: +=): four planes by the tree of sum_over_rows, the fifth by the same tree on its own. */
+/* features_adj = sums over all passes; until the last they are in the block's part of `sums`, because features_adj stands in
+ * the place of features, which every pass reads. Four planes by the tree of sum_over_rows, the fifth by the same tree. */
 template <typename T>
-__device__ inline void add_feature_adjoints(const matrix_arguments &a, int row, int column, bool again,
+__device__ inline void add_feature_adjoints(const matrix_arguments &a, int row, int column, bool again, bool more,
                                             const float (&x_adj)[5][4], T *features_adj)
 {
-    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const float four[4][4] = {{x_adj[0][0], x_adj[0][1], x_adj[0][2], x_adj[0][3]},
                               {x_adj[1][0], x_adj[1][1], x_adj[1][2], x_adj[1][3]},
                               {x_adj[2][0], x_adj[2][1], x_adj[2][2], x_adj[2][3]},
@@ -498,11 +500,15 @@ __device__ inline void add_feature_adjoints(const matrix_arguments &a, int row, 
     const float2 parts[2] = {sum_over_rows(four, g), sum_over_rows(last, g)};
 #pragma unroll
     for (int p = 0; p < 2; p++) {
-        const int plane = p == 0 ? g / 2 : 4;
+        const int plane = p == 0 ? g / 2 : 4, f = column + 4 * t + 2 * (g % 2);
         if (p == 1 && g / 2 != 0) break;
-        T *to = features_adj + ((size_t)row * 5 + plane) * a.F + column + 4 * t + 2 * (g % 2);
-        const float2 old = again ? load_two(to) : make_float2(0, 0);
-        store_two(to, old.x + parts[p].x * a.scale, old.y + parts[p].y * a.scale);
+        float *sum = a.sums + ((size_t)(blockIdx.x * REVERSE_ROWS<T> + warp) * 5 + plane) * a.F + f;
+        float2 out = make_float2(parts[p].x * a.scale, parts[p].y * a.scale);
+        if (again) out.x += sum[0], out.y += sum[1];
+        if (more)
+            store_two(sum, out.x, out.y);
+        else
+            store_two(features_adj + ((size_t)row * 5 + plane) * a.F + f, out.x, out.y);
     }
 }
 
@@ -533,7 +539,7 @@ __device__ inline void add_edge_adjoints(const matrix_arguments &a, const row_ed
 
 template <typename T, bool GAUSSIAN>
 __global__ void __launch_bounds__(REVERSE_ROWS<T> * 32, 1)
-    message_matrix_reverse_kernel(matrix_arguments a, const T *__restrict__ features, const T *__restrict__ adj,
+    message_matrix_reverse_kernel(matrix_arguments a, const T *features, const T *__restrict__ adj,
                                   T *features_adj, edge_adjoint<float> *edge_adj)
 {
     extern __shared__ __align__(256) char memory[];
@@ -612,8 +618,7 @@ __global__ void __launch_bounds__(REVERSE_ROWS<T> * 32, 1)
                 else
                     reverse_slice<T, false>(a, shared, stage, weights, edges.edge, adj, tiles, slice, x, x_adj,
                                             to_edges);
-                if (tiles > 0 || pass == 0)
-                    add_feature_adjoints(a, r.row, slice * COLUMNS, pass > 0, x_adj, features_adj);
+                add_feature_adjoints(a, r.row, slice * COLUMNS, pass > 0, more, x_adj, features_adj);
             }
             add_edge_adjoints(a, r, pass, a.scale / adjoint_scale<T>, to_edges, edge_adj);
         }
@@ -681,6 +686,18 @@ template size_t message_matrix_seats<double>(int32_t);
 template size_t message_matrix_seats<float>(int32_t);
 template size_t message_matrix_seats<__half>(int32_t);
 
+template <typename T> size_t message_matrix_sums(const state<T> *s)
+{
+    int device = 0, processors = 0;
+    cudaGetDevice(&device);
+    cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device); /* a block each */
+    return s->with_reverse ? (size_t)processors * REVERSE_ROWS<T> * 5 * s->w.F : 0;
+}
+
+template size_t message_matrix_sums(const state<double> *);
+template size_t message_matrix_sums(const state<float> *);
+template size_t message_matrix_sums(const state<__half> *);
+
 /* The arguments of a layer, with the clusters made anew where others are there. */
 template <typename T>
 static mlff_status arguments_of(state<T> *s, int l, int rows, int seats, matrix_arguments *a, mlff_error *error)
@@ -701,7 +718,7 @@ static mlff_status arguments_of(state<T> *s, int l, int rows, int seats, matrix_
           s->count,
           s->edge_row,
           s->edges,
-          s->clusters};
+          s->clusters, s->clusters.sums};
     return MLFF_OK;
 }
 
@@ -726,7 +743,9 @@ template <typename T> mlff_status message_matrix_reverse(state<T> *s, int l, mlf
     const auto kernel =
         a.radial.gaussian ? message_matrix_reverse_kernel<T, true> : message_matrix_reverse_kernel<T, false>;
     const int blocks = blocks_for(kernel, threads, sizeof(reverse_shared<T>), a.n_clusters);
-    kernel<<<blocks, threads, sizeof(reverse_shared<T>), s->stream>>>(a, s->layer[l].features, s->adj, s->features_adj,
+    kernel<<<blocks, threads, sizeof(reverse_shared<T>), s->stream>>>(a, s->layer[l].features, s->adj,
+                                                                      s->layer[l].features_adj,
+
                                                                       s->edge_adj);
     CUDA_TRY_LAUNCH("message through matrix units, reverse");
     return MLFF_OK;

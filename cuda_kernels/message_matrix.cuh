@@ -22,6 +22,9 @@ template <typename T> bool message_matrix_suits(const state<T> *s);
 /* Seats that clusters of N rows need at most, over both directions. */
 template <typename T> size_t message_matrix_seats(int32_t N);
 
+/* Floats of room for the sums of rows of several passes. */
+template <typename T> size_t message_matrix_sums(const state<T> *s);
+
 template <typename T> mlff_status message_matrix_forward(state<T> *s, int l, mlff_error *error);
 template <typename T> mlff_status message_matrix_reverse(state<T> *s, int l, mlff_error *error);
 

@@ -22,8 +22,7 @@ template <typename T> struct edge_arguments {
     int32_t *count, *edge_row;
     edge<T> *edges;
     edge_adjoint<T> *edge_adj;
-    int64_t *edge_slot;
-    double *slot_gradient;
+    int32_t *slot_dropped;
     int *bad_row;
 };
 
@@ -56,10 +55,10 @@ template <typename T> __global__ void __launch_bounds__(256) edges_kernel(edge_a
             out.d = T(d);
             a.edges[e] = out;
             a.edge_row[e] = a.neighbour_row[slot];
-            a.edge_slot[e] = slot;
             if (a.edge_adj) a.edge_adj[e] = edge_adjoint<T>{};
-        } else if (slot < end && a.slot_gradient) {
-            for (int q = 0; q < 3; q++) a.slot_gradient[3 * slot + q] = 0;
+            if (a.slot_dropped) a.slot_dropped[slot] = (int32_t)(slot - e);
+        } else if (slot < end && a.slot_dropped) {
+            a.slot_dropped[slot] = -1;
         }
         count += __popc(kept);
     }
@@ -85,8 +84,7 @@ template <typename S> mlff_status radial_forward(state<S> *s, mlff_error *error)
                                        s->edge_row,
                                        s->edges,
                                        s->edge_adj,
-                                       s->edge_slot,
-                                       s->slot_gradient,
+                                       s->slot_dropped,
                                        s->bad_row};
     edges_kernel<<<(s->N + 7) / 8, 256, 0, s->stream>>>(a);
     CUDA_TRY_LAUNCH("edges");

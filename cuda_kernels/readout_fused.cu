@@ -126,7 +126,8 @@ __global__ void __launch_bounds__(2 * F, 256 / F) readout_reverse_kernel(readout
 
 template <int F, typename T> static cudaError_t launch(const state<T> *s, const readout_arguments<T> &a)
 {
-    const size_t shared = fragment_bytes<T>(ATOM_TILES * F / GROUP) + (size_t)BLOCK_ATOMS * a.H / GROUP * sizeof(double);
+    const size_t shared =
+        fragment_bytes<T>(ATOM_TILES * F / GROUP) + (size_t)BLOCK_ATOMS * a.H / GROUP * sizeof(double);
     return launch_fused(readout_kernel<T, F>, F, shared, s->N, s->stream, a);
 }
 

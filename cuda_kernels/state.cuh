@@ -69,8 +69,8 @@ mlff_status cuda_failure(cudaError_t code, const char *what, mlff_error *error);
 /* Y = X M + b; M [n_in][n_out], as in the CPU backend. */
 template <typename T> struct matrix {
     int n_in, n_out;
-    T *M; /* [n_in][n_out] */
-    T *b; /* [n_out] or NULL */
+    T *M;             /* [n_in][n_out] */
+    T *b;             /* [n_out] or NULL */
     uint4 *fragments; /* M / fragment_scale for the matrix units, [n_out/16][n_in/16][2][32], where fragments_fit */
     float fragment_scale;
 };
@@ -117,14 +117,15 @@ template <typename T> struct layer_tensors {
     T *context_slope; /* [N][F] silu' of the pre-activation */
     T *x_v;           /* [N][F] */
     T *features;      /* [R][5][F] x_s, x_R, y = x_v v (3): what neighbours gather */
-    T *v;             /* [N][3][F] input of the layer; none for l = 0, it is zero */
-    T *VU;            /* [N][3][2][F] */
-    T *dense_slope;   /* [N][F] */
-    T *y_sv, *y_v;    /* [N][F] */
+    T *features_adj; /* [N][5][F] in the place of features: a row's adjoints overwrite what only its own row still needs */
+    T *v;            /* [N][3][F] input of the layer; none for l = 0, it is zero */
+    T *VU;           /* [N][3][2][F] */
+    T *dense_slope; /* [N][F] */
+    T *y_sv, *y_v;  /* [N][F] */
 };
 
 /* Part of a structure, at most CHUNK_ROWS rows, summed by one block: no chunk crosses structures. */
-enum { CHUNK_ROWS = 4096 };
+enum { CHUNK_ROWS = 1024 };
 struct chunk {
     int32_t structure, begin, end;
 };
@@ -134,12 +135,13 @@ struct cluster_list {
     int n_rows, seats; /* rows of a cluster; most neighbours that are brought to shared memory */
     int32_t *rows;     /* [clusters][seats] the neighbour on a seat, or -1 */
     int32_t *taken;    /* [clusters] seats to fill; negative: some edges have no seat */
+    float *sums;       /* [message_matrix_sums] of rows with more edges than a pass takes */
     uint32_t *places;  /* [n_slots] a row's edges in the order of its sums: edge of the row << 16 | seat */
 };
 
 struct device_arena {
     char *memory;
-    size_t bytes;
+    size_t bytes, wanted; /* held; needed by the last table */
 };
 
 template <typename T> struct state {
@@ -161,30 +163,30 @@ template <typename T> struct state {
     double *shift;           /* [n_slots][3] or NULL */
     int32_t *atom_of_row, *species;
     int64_t *incoming_first; /* [R+1] */
-    int64_t *incoming;       /* [n_slots] */
+    int32_t *incoming;       /* [n_slots] slots that name a row; NULL where slots need 64 bits: */
+    int64_t *incoming_wide;  /* [n_slots] instead */
     chunk *chunks;           /* [n_chunks] */
     device_arena graph_arena;
 
     /* one evaluation */
-    double *x;                       /* [n_all][3] */
-    int32_t *count;                  /* [N] edges of a row */
-    edge<real<T>> *edges;            /* [n_slots] */
-    int32_t *edge_row;               /* [n_slots] */
-    int64_t *edge_slot;              /* [n_slots] */
-    edge_adjoint<real<T>> *edge_adj; /* [n_slots] */
-    double *slot_gradient;           /* [n_slots][3] eV/angstrom */
-    double *slot_virial;             /* [n_slots][9] eV; only for per-atom virials */
-    cluster_list clusters;           /* of these edges, made when first needed */
+    double *x;             /* [n_all][3] */
+    int32_t *count;        /* [N] edges of a row */
+    edge<real<T>> *edges;  /* [n_slots] */
+    int32_t *edge_row;     /* [n_slots] */
+    int32_t *slot_dropped; /* [n_slots] candidates before it in its row beyond the cutoff: its edge is at slot -
+                                        slot_dropped; -1: it is beyond itself */
+    cluster_list clusters; /* of these edges, made when first needed */
+    edge_adjoint<real<T>> *edge_adj; /* [n_slots]; forces() puts dE/dr in its place, eV/angstrom */
+    double *slot_virial;             /* [n_slots][9] eV of edges, in their places; only for per-atom virials */
     real<T> *s;                      /* [N][F] */
     T *v_mid;                        /* [N][3][F] */
     layer_tensors<T> layer[MLFF_MAX_INTERACTIONS];
     T *readout_slope;    /* [N][H] */
     double *atom_energy; /* [N] */
-    T *adj;              /* [R][4][F] s_adj, v_adj */
-    T *features_adj;     /* [N][5][F] */
-    double *row_virial;  /* [N][9] */
-    double *sums;        /* [n_chunks][10] energy, virial */
-    double *forces;      /* [n_all][3] */
+    T *adj;           /* [R][4][F] s_adj, v_adj; in the place of s and v_mid, which the readout is the last to read */
+    double *row_sums; /* [N][12] of a row's own edges: virial (9), dE/dr (3) */
+    double *sums;     /* [n_chunks][10] energy, virial */
+    double *forces;   /* [n_all][3] */
     double *atom_virial; /* [n_all][9] */
     real<T> *scratch;    /* [scratch_values]: temporaries of dense layers that are not fused */
     int *bad_row;        /* [2] first row with a bad position or distance, first row with a bad result */
