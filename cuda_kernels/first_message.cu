@@ -92,7 +92,7 @@ __device__ inline void add_coefficients(const first_arguments<R> &a, const edge<
     }
 }
 
-/* Coefficients [rows][slots][K+1] of rows base .. base + rows - 1. The next edges are on their way while a lane works. */
+/* Coefficients [rows][slots][K+1] of rows base .. base + rows - 1. The next edges are on their way meanwhile. */
 template <bool GAUSSIAN, typename R>
 __device__ inline void make_coefficients(const first_arguments<R> &a, int64_t base, int rows, int z0, unsigned pass,
                                          const function<R> *functions, edge_stage<R> &stage, quad<R> *coefficient,
@@ -128,8 +128,7 @@ __device__ inline void add_products(const first_arguments<R> &a, int z0, unsigne
     for (; pass; pass &= pass - 1, coefficient += a.functions) {
         const size_t weights = (size_t)(z0 + __ffs(pass) - 1) * a.functions * a.F + f;
         const R *first_s = a.first_s + weights, *first_R = a.first_R + weights;
-        const quad<R>
-            *c[ROWS]; /* pointers that move: addresses made from k and the row were a third of the instructions */
+        const quad<R> *c[ROWS]; /* they move: addresses made from k and the row were a third of the instructions */
 #pragma unroll
         for (int r = 0; r < ROWS; r++) c[r] = coefficient + r * stride;
 #pragma unroll 3
@@ -336,7 +335,7 @@ __device__ inline void add_edge_adjoints(const first_arguments<R> &a, int64_t ba
 }
 
 /* Shared: functions [K+1]; for each warp coefficients [ROWS][slots][K+1]. Two rows have 16 lanes, a lane 4 QUADS
- * features of both: with one row and 8 lanes there are twice as many loads of weights, and it takes 4.4 ns instead of 3.9. */
+ * features of both: with one row and 8 lanes there are twice as many loads of weights, and 4.4 ns instead of 3.9. */
 template <typename T, bool GAUSSIAN, int QUADS, bool EXACT>
 __global__ void __launch_bounds__(WARPS * 32, BLOCKS<T, 32 * QUADS>)
     first_message_reverse_kernel(first_arguments<real<T>> a, const T *__restrict__ adj, edge_adjoint<real<T>> *edge_adj)
