@@ -84,14 +84,15 @@ template <typename T> int tensor_table(state<T> *s, tensor_row *table)
         table[n++] = {&y->y_v, N * F, sizeof(T), "y_v"};
     }
     table[n++] = {&s->readout_slope, N * H, sizeof(T), "readout slope"};
-    table[n++] = {&s->atom_energy, N, sizeof(double), "atom energies"};
     table[n++] = {&s->adj, reverse * R * 4 * F, sizeof(T), "adjoints of s and v"};
     table[n++] = {&s->features_adj, reverse * N * 5 * F, sizeof(T), "adjoints of features"};
     table[n++] = {&s->row_virial, reverse * N * 9, sizeof(double), "virials of rows"};
+    table[n++] = {&s->scratch, N * widest, sizeof(T), "temporaries"};
+    /* results, in the order of backend.cu's `results_bytes`: one transfer brings as many as are asked for */
+    table[n++] = {&s->bad_row, 2, sizeof(int), "fault marks"};
     table[n++] = {&s->sums, (size_t)s->n_chunks * 10, sizeof(double), "sums"};
     table[n++] = {&s->forces, reverse * A * 3, sizeof(double), "forces"};
-    table[n++] = {&s->scratch, N * widest, sizeof(T), "temporaries"};
-    table[n++] = {&s->bad_row, 2, sizeof(int), "fault marks"};
+    table[n++] = {&s->atom_energy, N, sizeof(double), "atom energies"};
     return n;
 }
 

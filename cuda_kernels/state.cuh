@@ -132,15 +132,25 @@ struct device_arena {
     size_t bytes;
 };
 
+/* The sequence of one evaluation as a CUDA graph, for one set of outputs (recording.cuh). */
+struct recording {
+    cudaGraphExec_t launches; /* NULL: none yet */
+    int is_recorded;          /* launches are those of what follows */
+    uint64_t version;         /* of the graph of neighbours */
+    const void *memory[4];    /* arenas and pinned memory that launches point into */
+};
+
 template <typename T> struct state {
     const mlff_model *model;
     cudaStream_t stream;
-    char device_name[300];
+    int device_index;
+    char device_name[300], gpu[32];
     weights<real<T>> w;
 
     const mlff_graph *graph; /* host */
     uint64_t graph_version;
-    int with_reverse;
+    int with_reverse, with_halo, wanted; /* wanted: bits of backend.h */
+    int placed_for;                      /* 1 + wanted (+ halo) that tensors stand in their places for; 0: for none */
     int32_t N, R, n_all, n_chunks;
     int64_t n_slots;
 
@@ -179,17 +189,30 @@ template <typename T> struct state {
     int *bad_row;        /* [2] first row with a bad position or distance, first row with a bad result */
     device_arena arena, virial_arena;
 
+    /* recordings[wanted]; capturing: the one being made, or NULL */
+    recording recordings[WANT_COMBINATIONS];
+    recording *capturing;
+    int is_replayed, is_under_way; /* this evaluation; its launches may not have ended */
+
     /* pinned host memory: positions up, results down, halo rows both ways */
     char *host;
     size_t host_bytes;
     void *halo_host;
     size_t halo_bytes;
+
+    /* exchanges: owned rows that travel come first among the rows on the host, then ghosts */
+    int32_t n_border;
+    int32_t *border;        /* device [n_border] owned rows that travel */
+    int32_t *place_of_atom; /* host [n_all] among the rows that travel, or -1 */
+    size_t capacity_places;
+    device_arena halo_arena;
 };
 
 /* Copies a graph to the device; its arrays may change once this returns. */
 template <typename T> mlff_status send_graph(state<T> *s, const mlff_graph *g, mlff_error *error);
 
 /* As in the table of functions (backend.h). */
+template <typename T> mlff_status plan_exchange(state<T> *s, const uint8_t *travels, mlff_error *error);
 template <typename T> mlff_status halo_begin(state<T> *s, halo_kind kind, int l, halo_rows *rows, mlff_error *error);
 template <typename T> mlff_status halo_end(state<T> *s, halo_kind kind, int l, mlff_error *error);
 

@@ -14,6 +14,8 @@
  */
 #include "pair.h"
 
+#include <mpi.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -50,6 +52,7 @@ class PairMLFF : public Pair
     /* Called by the library through plain functions. */
     int halo_forward(void *rows, int width, int real_bytes, const int32_t *row_of_atom);
     int halo_agree(int status);
+    int halo_travelling(uint8_t *marks);
 
  protected:
     int device, precision, threads; /* of pair_style; threads 0: as many as LAMMPS has */
@@ -75,9 +78,12 @@ class PairMLFF : public Pair
     double *forces;                          /* [A][3] eV/angstrom */
     double *atom_virial;                     /* [A][9] eV */
 
-    /* the library's forward communication; when none is under way, ours sends owners */
+    /* What a forward communication is for: each ghost learns its owner, owned atoms that travel are marked, rows of the
+     * library's tensors reach the ghosts. */
+    enum Forward { OWNERS, MARKS, ROWS };
     struct {
-        bool under_way;
+        Forward purpose;
+        uint8_t *marks;             /* MARKS: [A] of the library */
         char *rows;                 /* of the library, row_bytes each */
         const int32_t *row_of_atom; /* [A] */
         size_t row_bytes;
@@ -93,6 +99,9 @@ class PairMLFF : public Pair
     std::vector<int> map_elements(const mlff_model *loaded, int narg, char **arg);
     void set_flags();
     void make_evaluator();
+    int choose_gpu(MPI_Comm node) const;
+    std::string describe_gpu(MPI_Comm node) const;
+    void check_ranks_agree();
     void check_special_bonds();
     void grow_arrays(bool with_virial);
     bool list_is_new(int nlocal, int nall);

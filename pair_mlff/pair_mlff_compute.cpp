@@ -34,6 +34,11 @@ static int agree_of_pair(void *pair, int status)
     return static_cast<PairMLFF *>(pair)->halo_agree(status);
 }
 
+static int travelling_of_pair(void *pair, uint8_t *travels)
+{
+    return static_cast<PairMLFF *>(pair)->halo_travelling(travels);
+}
+
 /* ------------------------------------------------------------------------------------------ one evaluation */
 
 /* Pairs of bonded atoms are missing from the list, or are meant to be weaker, unless their factors are 1. Checked
@@ -96,6 +101,7 @@ void PairMLFF::find_owners(int nlocal, int nall)
 {
     for (int i = 0; i < nlocal; ++i) owner[i] = i;
     for (int i = nlocal; i < nall; ++i) owner[i] = -1;
+    halo.purpose = OWNERS;
     comm->forward_comm(this);
 }
 
@@ -129,7 +135,7 @@ void PairMLFF::compute(int eflag, int vflag)
     neighbours.firstneigh = list->firstneigh;
     neighbours.index_mask = NEIGHMASK;
     neighbours.owner = one_rank ? owner : nullptr;
-    const mlff_halo exchange = {this, forward_of_pair, agree_of_pair};
+    const mlff_halo exchange = {this, forward_of_pair, agree_of_pair, travelling_of_pair};
 
     mlff_input in{};
     in.n_local = nlocal;
@@ -149,8 +155,10 @@ void PairMLFF::compute(int eflag, int vflag)
 
     mlff_error problem{};
     const int status = mlff_evaluate(evaluator, &in, &out, &problem);
-    if (status != MLFF_OK) seen = {};
-    stop_together(status, with_atom_id(problem.message));
+    if (status != MLFF_OK) { /* then on all ranks: the library asked halo_agree last */
+        seen = {};
+        stop_together(status, with_atom_id(problem.message));
+    }
 
     if (!one_rank) {
         reverse_virial = with_atom_virial;
@@ -214,9 +222,17 @@ int PairMLFF::halo_forward(void *rows, int width, int real_bytes, const int32_t 
 
     halo.rows = static_cast<char *>(rows);
     halo.row_of_atom = row_of_atom;
-    halo.under_way = true;
+    halo.purpose = ROWS;
     comm->forward_comm(this);
-    halo.under_way = false;
+    return 0;
+}
+
+/* A communication that carries nothing: the lists of atoms that LAMMPS packs say which ones travel. */
+int PairMLFF::halo_travelling(uint8_t *marks)
+{
+    halo.purpose = MARKS;
+    halo.marks = marks;
+    comm->forward_comm(this);
     return 0;
 }
 
@@ -230,8 +246,11 @@ char *PairMLFF::halo_row(int i) const
 
 int PairMLFF::pack_forward_comm(int n, int *list_of_atoms, double *buf, int, int *)
 {
-    if (!halo.under_way) {
-        for (int i = 0; i < n; ++i) buf[i] = owner[list_of_atoms[i]];
+    if (halo.purpose != ROWS) {
+        for (int i = 0; i < n; ++i) {
+            if (halo.purpose == MARKS) halo.marks[list_of_atoms[i]] = 1;
+            buf[i] = halo.purpose == OWNERS ? owner[list_of_atoms[i]] : 0.0;
+        }
         return n;
     }
     for (int i = 0; i < n; ++i, buf += halo.stride) {
@@ -245,8 +264,8 @@ int PairMLFF::pack_forward_comm(int n, int *list_of_atoms, double *buf, int, int
 
 void PairMLFF::unpack_forward_comm(int n, int first, double *buf)
 {
-    if (!halo.under_way) {
-        for (int i = 0; i < n; ++i) owner[first + i] = static_cast<int32_t>(buf[i]);
+    if (halo.purpose != ROWS) {
+        for (int i = 0; i < n && halo.purpose == OWNERS; ++i) owner[first + i] = static_cast<int32_t>(buf[i]);
         return;
     }
     for (int i = 0; i < n; ++i, buf += halo.stride) std::memcpy(halo_row(first + i), buf, halo.row_bytes);

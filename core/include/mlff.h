@@ -106,8 +106,13 @@ typedef enum mlff_precision {
 typedef struct mlff_options {
     mlff_device device;
     mlff_precision precision;
-    int threads; /* of the CPU backend; 0: as many as OpenMP would take */
+    int threads;      /* of the CPU backend; 0: as many as OpenMP would take */
+    int device_index; /* of the GPUs that the process sees, from 0; -1: the calling thread's current one */
 } mlff_options;
+
+/* GPUs that this process sees (CUDA_VISIBLE_DEVICES) and that device_index counts; 0 where there is none, no driver,
+ * or no CUDA in this build. */
+MLFF_API int mlff_gpu_count(void);
 
 typedef struct mlff_evaluator_info {
     const char *device;    /* "cpu (avx512)" */
@@ -117,9 +122,12 @@ typedef struct mlff_evaluator_info {
     int halo_width;             /* most reals an atom that one halo call carries */
     double bytes_per_atom;      /* arena, without neighbours */
     double bytes_per_neighbour; /* arena, for each neighbour within the cutoff */
+    int device_index;           /* of the GPU, -1 on the CPU */
+    const char *gpu;            /* PCI address of the GPU, "0000:1B:00.0"; "" on the CPU */
 } mlff_evaluator_info;
 
-/* options NULL: device auto, default precision, all threads. */
+/* options NULL: device auto, the current GPU, default precision, all threads. On a GPU this and mlff_evaluate leave that
+ * GPU the calling thread's current one. */
 MLFF_API mlff_status mlff_evaluator_create(const mlff_model *model, const mlff_options *options,
                                            mlff_evaluator **evaluator, mlff_error *error);
 MLFF_API void mlff_evaluator_free(mlff_evaluator *evaluator);
@@ -152,16 +160,20 @@ typedef struct mlff_structures {
 } mlff_structures;
 
 /* How ghost rows get their owners' values between layers, when ghosts belong to other ranks.
- * Both functions are collective: every rank calls them in the same order, also a rank without atoms. */
+ * All functions are collective: every rank calls them in the same order, also a rank without atoms. */
 typedef struct mlff_halo {
     void *context;
     /* Fills the ghost rows of `rows` from their owners. rows: [rows][width] reals of real_bytes bytes;
-     * the row of atom a (0 <= a < n_all) is row_of_atom[a], or -1 for an atom that is left out.
-     * Returns 0, or non-zero on failure. */
+     * the row of atom a (0 <= a < n_all) is row_of_atom[a], or -1 for an atom that has none: it is left out, or
+     * `travelling` did not name it. Returns 0, or non-zero on failure. */
     int (*forward)(void *context, void *rows, int width, int real_bytes, const int32_t *row_of_atom);
     /* Returns the largest of all ranks' `status`. Called before the first exchange and after the last, so that
      * all ranks stop together. */
     int (*agree)(void *context, int status);
+    /* NULL, or sets travels[a] to 1 for every owned atom a whose row `forward` reads on this rank; travels [A] comes as
+     * zeros. With it only those rows leave a GPU. Needs `agree`; called on all ranks after any rank's list was rebuilt.
+     * Returns 0, or non-zero on failure. */
+    int (*travelling)(void *context, uint8_t *travels);
 } mlff_halo;
 
 typedef struct mlff_input {

@@ -17,6 +17,9 @@ struct mlff_evaluator {
     void *state;
     mlff_graph graph;
     int graph_is_list; /* the graph was made from a neighbour list and may be used again */
+    uint64_t planned;  /* version of the graph that plan_exchange was called for */
+    uint8_t *travels;  /* [capacity_travels] for the halo's function of that name */
+    size_t capacity_travels;
     mlff_evaluator_info info;
 };
 
@@ -36,7 +39,7 @@ static mlff_status exchange(mlff_evaluator *e, const mlff_halo *halo, halo_kind 
     mlff_error unwanted; /* the first failure's sentence stays */
     mlff_status begun = b->halo_begin(e->state, kind, l, &h, status == MLFF_OK ? error : &unwanted);
     if (status == MLFF_OK) status = begun;
-    int failed = halo->forward(halo->context, h.rows, h.width, b->real_bytes, e->graph.row_of_atom);
+    int failed = halo->forward(halo->context, h.rows, h.width, b->real_bytes, h.row_of_atom);
     if (failed && status == MLFF_OK)
         status = mlff_fail(error, MLFF_ERROR_HALO, "the halo exchange of %d values an atom failed with code %d",
                            h.width, failed);
@@ -50,7 +53,9 @@ static mlff_status run_layers(mlff_evaluator *e, const mlff_halo *halo, int with
     const backend *b = e->backend;
     void *state = e->state;
     const int L = e->model->info.interactions;
-    mlff_status status = MLFF_OK;
+    int replayed = 0;
+    mlff_status status = b->begin ? b->begin(state, halo ? NULL : &replayed, error) : MLFF_OK;
+    if (replayed) return status;
 
     LAYER(b->first_message_forward(state, error)); /* v = 0 and s is the embedding: needs species only, no exchange */
     LAYER(b->update_forward(state, 0, error));
@@ -114,36 +119,84 @@ static mlff_status update_graph(mlff_evaluator *e, const mlff_input *in, mlff_er
     return MLFF_OK;
 }
 
-/* All ranks go on together or stop together. */
-static mlff_status agree(const mlff_halo *halo, mlff_status status, mlff_error *error)
+/* All ranks go on together or stop together. *request: in, whether this rank asks for something; out, whether any does. */
+static mlff_status agree(const mlff_halo *halo, mlff_status status, int *request, mlff_error *error)
 {
     if (!halo || !halo->agree) return status;
-    int worst = halo->agree(halo->context, (int)status);
-    if (status == MLFF_OK && worst != MLFF_OK)
+    const int largest = halo->agree(halo->context, status != MLFF_OK ? (int)status + 1 : *request != 0);
+    *request = largest == 1;
+    if (status == MLFF_OK && largest > 1)
         return mlff_fail(error, MLFF_ERROR_ELSEWHERE, "another rank reported: %s",
-                         mlff_status_name((mlff_status)worst));
+                         mlff_status_name((mlff_status)(largest - 1)));
     return status;
 }
 
-static mlff_status prepare(mlff_evaluator *e, const mlff_input *in, const mlff_output *out, int with_reverse,
+/* Which rows the engine will read: asked once a list life, on all ranks together. */
+static mlff_status plan_exchanges(mlff_evaluator *e, const mlff_halo *halo, mlff_error *error)
+{
+    const backend *b = e->backend;
+    const uint8_t *travels = NULL;
+    mlff_status status = MLFF_OK;
+    if (halo->travelling) {
+        memset(e->travels, 0, (size_t)e->graph.n_all);
+        const int failed = halo->travelling(halo->context, e->travels);
+        if (failed)
+            status = mlff_fail(error, MLFF_ERROR_HALO, "the halo's question which atoms travel failed with code %d",
+                               failed);
+        travels = e->travels;
+    }
+    if (b->plan_exchange) LAYER(b->plan_exchange(e->state, travels, error));
+    if (status == MLFF_OK) e->planned = e->graph.version;
+    return status;
+}
+
+/* Before the first exchange: all ranks are well, and each knows which rows travel. */
+static mlff_status settle(mlff_evaluator *e, const mlff_halo *halo, mlff_status status, mlff_error *error)
+{
+    if (!halo) return status;
+    int plan = status == MLFF_OK && e->planned != e->graph.version;
+    MLFF_TRY(agree(halo, status, &plan, error));
+    if (!plan) return MLFF_OK;
+    int nothing = 0;
+    return agree(halo, plan_exchanges(e, halo, error), &nothing, error);
+}
+
+static mlff_status prepare(mlff_evaluator *e, const mlff_input *in, const mlff_output *out, int wanted,
                            mlff_error *error)
 {
     MLFF_TRY(check_input(in, out, error));
     MLFF_TRY(update_graph(e, in, error));
-    return e->backend->prepare(e->state, &e->graph, in->x, with_reverse, in->halo != NULL, error);
+    const size_t n_all = (size_t)in->n_all;
+    if (in->halo && in->halo->travelling && (n_all > e->capacity_travels || !e->travels)) {
+        free(e->travels);
+        e->capacity_travels = n_all + n_all / 4 + 1;
+        e->travels = malloc(e->capacity_travels);
+        if (!e->travels) e->capacity_travels = 0;
+        if (!e->travels)
+            return mlff_fail(error, MLFF_ERROR_MEMORY, "out of memory: %zu bytes for the plan of exchanges", n_all);
+    }
+    return e->backend->prepare(e->state, &e->graph, in->x, wanted, in->halo != NULL, error);
+}
+
+static int wanted_by(const mlff_output *out)
+{
+    if (!out) return 0;
+    return (out->forces || out->virial || out->atom_virial ? WANT_REVERSE : 0) |
+           (out->atom_energy ? WANT_ATOM_ENERGY : 0) | (out->atom_virial ? WANT_ATOM_VIRIAL : 0);
 }
 
 mlff_status mlff_evaluate(mlff_evaluator *e, const mlff_input *in, mlff_output *out, mlff_error *error)
 {
     if (!e) return mlff_fail(error, MLFF_ERROR_ARGUMENT, "mlff_evaluate: the evaluator is NULL");
     const mlff_halo *halo = in ? in->halo : NULL;
-    int with_reverse = out && (out->forces || out->virial || out->atom_virial);
+    const int wanted = wanted_by(out);
+    int nothing = 0;
 
-    mlff_status status = prepare(e, in, out, with_reverse, error);
-    if (agree(halo, status, error) != MLFF_OK) return status != MLFF_OK ? status : MLFF_ERROR_ELSEWHERE;
-    status = run_layers(e, halo, with_reverse, error);
+    mlff_status status = prepare(e, in, out, wanted, error);
+    MLFF_TRY(settle(e, halo, status, error));
+    status = run_layers(e, halo, wanted & WANT_REVERSE, error);
     LAYER(e->backend->collect(e->state, out, error));
-    return agree(halo, status, error);
+    return agree(halo, status, &nothing, error);
 }
 
 static mlff_status check_options(const mlff_options *o, mlff_error *error)
@@ -155,6 +208,9 @@ static mlff_status check_options(const mlff_options *o, mlff_error *error)
                          (int)o->precision);
     if (o->threads < 0 || o->threads > 4096)
         return mlff_fail(error, MLFF_ERROR_ARGUMENT, "threads %d: expected 0 (all) to 4096", o->threads);
+    if (o->device_index < -1)
+        return mlff_fail(error, MLFF_ERROR_ARGUMENT, "device_index %d: expected -1 (the current GPU) or more",
+                         o->device_index);
     return MLFF_OK;
 }
 
@@ -164,7 +220,7 @@ mlff_status mlff_evaluator_create(const mlff_model *model, const mlff_options *o
     if (!evaluator) return mlff_fail(error, MLFF_ERROR_ARGUMENT, "mlff_evaluator_create: evaluator is NULL");
     *evaluator = NULL;
     if (!model) return mlff_fail(error, MLFF_ERROR_ARGUMENT, "mlff_evaluator_create: the model is NULL");
-    mlff_options o = options ? *options : (mlff_options){0};
+    mlff_options o = options ? *options : (mlff_options){.device_index = -1};
     MLFF_TRY(check_options(&o, error));
     mlff_error why;
     const int cuda = o.device == MLFF_DEVICE_CUDA || (o.device == MLFF_DEVICE_AUTO && mlff_cuda_is_usable(&why));
@@ -175,30 +231,38 @@ mlff_status mlff_evaluator_create(const mlff_model *model, const mlff_options *o
     if (!b)
         return mlff_fail(error, MLFF_ERROR_UNSUPPORTED,
                          "precision mixed: not available on the %s; use single or double", cuda ? "GPU yet" : "CPU");
-    int threads = o.threads;
 #ifdef _OPENMP
-    if (threads == 0) threads = omp_get_max_threads();
+    if (o.threads == 0) o.threads = omp_get_max_threads();
 #endif
-    return mlff_evaluator_create_on(b, model, threads > 0 ? threads : 1, evaluator, error);
+    if (o.threads < 1) o.threads = 1;
+    return mlff_evaluator_create_on(b, model, &o, evaluator, error);
 }
 
-mlff_status mlff_evaluator_create_on(const backend *b, const mlff_model *model, int threads, mlff_evaluator **evaluator,
-                                     mlff_error *error)
+int mlff_gpu_count(void)
+{
+    return mlff_cuda_device_count();
+}
+
+mlff_status mlff_evaluator_create_on(const backend *b, const mlff_model *model, const mlff_options *options,
+                                     mlff_evaluator **evaluator, mlff_error *error)
 {
     mlff_evaluator *e = calloc(1, sizeof *e);
     if (!e) return mlff_fail(error, MLFF_ERROR_MEMORY, "out of memory: %zu bytes for an evaluator", sizeof *e);
     e->model = model;
     e->backend = b;
-    mlff_status status = b->create(model, threads, &e->state, error);
+    mlff_status status = b->create(model, options, &e->state, error);
     if (status != MLFF_OK) {
         mlff_evaluator_free(e);
         return status;
     }
     e->info = (mlff_evaluator_info){.device = b->device(e->state),
                                     .precision = b->precision,
-                                    .threads = threads,
+                                    .threads = options->threads,
                                     .real_bytes = b->real_bytes,
-                                    .halo_width = b->halo_width(e->state)};
+                                    .halo_width = b->halo_width(e->state),
+                                    .device_index = -1,
+                                    .gpu = ""};
+    if (b->gpu) e->info.gpu = b->gpu(e->state, &e->info.device_index);
     b->memory_estimate(e->state, &e->info.bytes_per_atom, &e->info.bytes_per_neighbour);
     *evaluator = e;
     return MLFF_OK;
@@ -209,6 +273,7 @@ void mlff_evaluator_free(mlff_evaluator *e)
     if (!e) return;
     if (e->state) e->backend->free(e->state);
     mlff_graph_free(&e->graph);
+    free(e->travels);
     free(e);
 }
 
@@ -219,5 +284,5 @@ const mlff_evaluator_info *mlff_evaluator_get_info(const mlff_evaluator *e)
 
 size_t mlff_evaluator_get_memory(const mlff_evaluator *e)
 {
-    return e->backend->memory(e->state) + mlff_graph_memory(&e->graph);
+    return e->backend->memory(e->state) + mlff_graph_memory(&e->graph) + e->capacity_travels;
 }

@@ -44,13 +44,13 @@ static int tensor_table(cpu_state *s, tensor_row table[MAX_ROWS])
     return n;
 }
 
-static mlff_status prepare(void *state, const mlff_graph *graph, const double *x, int with_reverse, int with_halo,
+static mlff_status prepare(void *state, const mlff_graph *graph, const double *x, int wanted, int with_halo,
                            mlff_error *error)
 {
     (void)with_halo;
     cpu_state *s = state;
     s->graph = graph;
-    s->with_reverse = with_reverse;
+    s->with_reverse = (wanted & WANT_REVERSE) != 0;
     s->N = graph->n_owned;
     s->R = graph->n_rows;
     MLFF_TRY(cpu_radial_forward(s, x, error));
@@ -71,12 +71,12 @@ static void destroy(void *state)
     free(s);
 }
 
-static mlff_status create(const mlff_model *model, int threads, void **state, mlff_error *error)
+static mlff_status create(const mlff_model *model, const mlff_options *options, void **state, mlff_error *error)
 {
     cpu_state *s = calloc(1, sizeof *s);
     if (!s) return mlff_fail(error, MLFF_ERROR_MEMORY, "out of memory: %zu bytes for the CPU backend", sizeof *s);
     s->model = model;
-    s->threads = threads;
+    s->threads = options->threads;
     mlff_status status = cpu_weights_create(&s->w, model, error);
     if (status != MLFF_OK) {
         destroy(s);
@@ -92,9 +92,9 @@ static mlff_status halo_begin(void *state, halo_kind kind, int l, halo_rows *row
     (void)error;
     cpu_state *s = state;
     if (kind == HALO_FEATURES)
-        *rows = (halo_rows){.rows = s->layer[l].features, .width = 5 * s->w.F};
+        *rows = (halo_rows){.rows = s->layer[l].features, .width = 5 * s->w.F, .row_of_atom = s->graph->row_of_atom};
     else
-        *rows = (halo_rows){.rows = s->adj, .width = 4 * s->w.F};
+        *rows = (halo_rows){.rows = s->adj, .width = 4 * s->w.F, .row_of_atom = s->graph->row_of_atom};
     return MLFF_OK;
 }
 
