@@ -18,7 +18,7 @@ namespace mlff
 /* Rows of the caller's arrays that results are for: ghosts have forces only when they belong to other ranks. */
 template <typename T> static size_t rows_down(const state<T> *s)
 {
-    return s->with_halo ? (size_t)s->n_all : (size_t)s->graph->n_local;
+    return s->halo ? (size_t)s->n_all : (size_t)s->graph->n_local;
 }
 
 /* A position that is not a number is found before the first exchange, so that all ranks can stop together. */
@@ -85,12 +85,12 @@ template <typename T> static mlff_status place_all(state<T> *s, mlff_error *erro
     MLFF_TRY(pin_host_memory((void **)&s->host, &s->host_bytes,
                              positions_bytes(s) + results_bytes(s) + A * 9 * sizeof(double), error));
     CUDA_TRY(cudaMemsetAsync(s->bad_row, 0x7f, 2 * sizeof(int), s->stream));
-    s->placed_for = 1 + s->wanted + (s->with_halo ? WANT_COMBINATIONS : 0);
+    s->placed_for = 1 + s->wanted + (s->halo ? WANT_COMBINATIONS : 0);
     return MLFF_OK;
 }
 
 template <typename T>
-static mlff_status prepare(void *state_, const mlff_graph *graph, const double *x, int wanted, int with_halo,
+static mlff_status prepare(void *state_, const mlff_graph *graph, const double *x, int wanted, const exchange *halo,
                            mlff_error *error)
 {
     state<T> *s = (state<T> *)state_;
@@ -103,9 +103,10 @@ static mlff_status prepare(void *state_, const mlff_graph *graph, const double *
     }
     s->is_under_way = s->is_replayed = 0;
     s->graph = graph;
-    s->wanted = wanted, s->with_reverse = (wanted & WANT_REVERSE) != 0, s->with_halo = with_halo;
-    const int place = 1 + wanted + (with_halo ? WANT_COMBINATIONS : 0);
+    s->wanted = wanted, s->with_reverse = (wanted & WANT_REVERSE) != 0, s->halo = halo;
+    const int place = 1 + wanted + (halo ? WANT_COMBINATIONS : 0);
     if (s->graph_version != graph->version || s->placed_for != place) MLFF_TRY(place_all(s, error));
+    if (halo) MLFF_TRY(send_exchange(s, error));
     if (!copy_finite((double *)s->host, x, (size_t)s->n_all * 3)) return explain_positions(graph, x, error);
     return MLFF_OK;
 }
@@ -138,7 +139,7 @@ template <typename T> static mlff_status begin(void *state_, int *replayed, mlff
 /* Forces, sums and their way down. Atoms without a row get zeros. */
 template <typename T> static mlff_status send_results(state<T> *s, mlff_error *error)
 {
-    const size_t rows = rows_down(s), with_row = s->with_halo ? s->R : s->N;
+    const size_t rows = rows_down(s), with_row = s->halo ? s->R : s->N;
     const int with_atom_virial = s->wanted & WANT_ATOM_VIRIAL;
     if (s->with_reverse && with_row < rows)
         CUDA_TRY(cudaMemsetAsync(s->forces, 0, rows * 3 * sizeof(double), s->stream));
@@ -230,7 +231,6 @@ template <typename T> static void destroy(void *state_)
     for (recording &r : s->recordings) recording_free(&r);
     weights_free(&s->w);
     cudaFree(s->halo_arena.memory);
-    free(s->place_of_atom);
     cudaFree(s->graph_arena.memory);
     cudaFree(s->arena.memory);
     cudaFree(s->virial_arena.memory);
@@ -360,11 +360,6 @@ LAYER_OF_ONE(message_reverse)
 LAYER_OF_ONE(update_forward)
 LAYER_OF_ONE(update_reverse)
 
-template <typename T> static mlff_status do_plan_exchange(void *state_, const uint8_t *travels, mlff_error *error)
-{
-    return plan_exchange((state<T> *)state_, travels, error);
-}
-
 template <typename T>
 static mlff_status do_halo_begin(void *state_, halo_kind kind, int l, halo_rows *rows, mlff_error *error)
 {
@@ -392,7 +387,6 @@ template <typename T> static backend table(const char *precision)
     b.free = destroy<T>;
     b.prepare = prepare<T>;
     b.begin = begin<T>;
-    b.plan_exchange = do_plan_exchange<T>;
     b.first_message_forward = do_first_message_forward<T>;
     b.context_forward = do_context_forward<T>;
     b.message_forward = do_message_forward<T>;

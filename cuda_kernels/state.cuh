@@ -149,7 +149,7 @@ template <typename T> struct state {
 
     const mlff_graph *graph; /* host */
     uint64_t graph_version;
-    int with_reverse, with_halo, wanted; /* wanted: bits of backend.h */
+    int with_reverse, wanted; /* wanted: bits of backend.h */
     int placed_for;                      /* 1 + wanted (+ halo) that tensors stand in their places for; 0: for none */
     int32_t N, R, n_all, n_chunks;
     int64_t n_slots;
@@ -200,19 +200,20 @@ template <typename T> struct state {
     void *halo_host;
     size_t halo_bytes;
 
-    /* exchanges: owned rows that travel come first among the rows on the host, then ghosts */
-    int32_t n_border;
-    int32_t *border;        /* device [n_border] owned rows that travel */
-    int32_t *place_of_atom; /* host [n_all] among the rows that travel, or -1 */
-    size_t capacity_places;
+    /* exchanges: on the host the rows that are sent come first, then those that are received */
+    const exchange *halo; /* NULL on one rank */
+    uint64_t halo_version;
+    int32_t *send_row, *ghost_source; /* device [n_send], [n_ghosts] as in exchange.h */
     device_arena halo_arena;
 };
 
 /* Copies a graph to the device; its arrays may change once this returns. */
 template <typename T> mlff_status send_graph(state<T> *s, const mlff_graph *g, mlff_error *error);
 
+/* Brings what the exchange between ranks is made of to the device, when it changed; room for the rows on the host. */
+template <typename T> mlff_status send_exchange(state<T> *s, mlff_error *error);
+
 /* As in the table of functions (backend.h). */
-template <typename T> mlff_status plan_exchange(state<T> *s, const uint8_t *travels, mlff_error *error);
 template <typename T> mlff_status halo_begin(state<T> *s, halo_kind kind, int l, halo_rows *rows, mlff_error *error);
 template <typename T> mlff_status halo_end(state<T> *s, halo_kind kind, int l, mlff_error *error);
 

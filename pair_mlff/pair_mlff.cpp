@@ -40,8 +40,8 @@ static const char *const PRECISION_NAMES[] = {"default", "double", "single", "mi
 PairMLFF::PairMLFF(LAMMPS *host) :
     Pair(host), device(MLFF_DEVICE_AUTO), precision(MLFF_PRECISION_DEFAULT), threads(0), evaluator_is_stale(true),
     model(nullptr), evaluator(nullptr), cutoff(0.0), energy_unit(1.0), seen{}, capacity_atoms(0), capacity_virial(0),
-    species(nullptr), owner(nullptr), relay_row(nullptr), forces(nullptr), atom_virial(nullptr), halo{},
-    reverse_virial(false)
+    species(nullptr), owner(nullptr), owner_rank(nullptr), forces(nullptr), atom_virial(nullptr),
+    owners_are_known(false), halo{}, reverse_virial(false)
 {
     single_enable = 0;
     restartinfo = 0;
@@ -64,10 +64,9 @@ PairMLFF::~PairMLFF()
     mlff_model_free(model);
     memory->sfree(species);
     memory->sfree(owner);
-    memory->sfree(relay_row);
+    memory->sfree(owner_rank);
     memory->sfree(forces);
     memory->sfree(atom_virial);
-    memory->sfree(halo.relay);
     if (allocated) {
         memory->destroy(setflag);
         memory->destroy(cutsq);
@@ -336,6 +335,7 @@ void PairMLFF::make_evaluator()
     stop_together(status, problem.message);
     check_ranks_agree();
     evaluator_is_stale = false;
+    owners_are_known = false;
     seen = {};
 
     if (comm->me) return;
@@ -358,9 +358,7 @@ void PairMLFF::init_style()
 {
     if (evaluator_is_stale) make_evaluator();
 
-    const mlff_evaluator_info *info = mlff_evaluator_get_info(evaluator);
-    const int halo_bytes = info->halo_width * info->real_bytes;
-    comm_forward = std::max(1, (halo_bytes + 7) / 8);
+    comm_forward = 2;                         /* owner and its rank */
     comm_reverse = comm_reverse_off = 3 + 9; /* force, virial; both names: also with newton off */
     if (force->pair != this) {
         /* LAMMPS takes the sizes of its buffers from hybrid, which asked for ours before we knew them. */
@@ -394,6 +392,6 @@ double PairMLFF::memory_usage()
     if (evaluator) bytes += static_cast<double>(mlff_evaluator_get_memory(evaluator));
     bytes += static_cast<double>(capacity_atoms) * (3 * sizeof(int32_t) + 3 * sizeof(double));
     bytes += static_cast<double>(capacity_virial) * 9 * sizeof(double);
-    bytes += static_cast<double>(halo.relay_capacity);
+    bytes += static_cast<double>(halo.send.capacity() + halo.source.capacity()) * sizeof(int32_t);
     return bytes;
 }

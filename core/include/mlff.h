@@ -119,7 +119,7 @@ typedef struct mlff_evaluator_info {
     const char *precision; /* "double", "single" or "mixed" */
     int threads;
     int real_bytes;             /* 8 or 4: the type of the rows given to the halo callback */
-    int halo_width;             /* most reals an atom that one halo call carries */
+    int halo_width;             /* most reals in a row that one halo call carries */
     double bytes_per_atom;      /* arena, without neighbours */
     double bytes_per_neighbour; /* arena, for each neighbour within the cutoff */
     int device_index;           /* of the GPU, -1 on the CPU */
@@ -159,21 +159,22 @@ typedef struct mlff_structures {
     const int32_t *periodic;   /* [S][3] 0 or 1 for each lattice vector; NULL: none */
 } mlff_structures;
 
-/* How ghost rows get their owners' values between layers, when ghosts belong to other ranks.
- * All functions are collective: every rank calls them in the same order, also a rank without atoms. */
+/* How ghosts get their owners' values between layers, when ghosts belong to other ranks.
+ * Both functions are collective: every rank calls them in the same order, also a rank without atoms. */
 typedef struct mlff_halo {
     void *context;
-    /* Fills the ghost rows of `rows` from their owners. rows: [rows][width] reals of real_bytes bytes;
-     * the row of atom a (0 <= a < n_all) is row_of_atom[a], or -1 for an atom that has none: it is left out, or
-     * `travelling` did not name it. Returns 0, or non-zero on failure. */
-    int (*forward)(void *context, void *rows, int width, int real_bytes, const int32_t *row_of_atom);
+    /* Which rows travel, in the order of `sent` and `received` below; read when the neighbour list was rebuilt. */
+    int32_t n_send;
+    const int32_t *send; /* [n_send] owned atoms; one that goes to several ranks is named for each */
+    int32_t n_receive;
+    const int32_t *source; /* [A] of a ghost: its owner's place among the received rows (images of one atom share it),
+                                 or -1 - a: the image of this rank's own atom a. Owned atoms: not read */
+    /* Sends and receives one row for each place. Rows are [n_send or n_receive][width] reals of real_bytes bytes, without
+     * gaps. Returns 0, or non-zero on failure. */
+    int (*forward)(void *context, const void *sent, void *received, int width, int real_bytes);
     /* Returns the largest of all ranks' `status`. Called before the first exchange and after the last, so that
      * all ranks stop together. */
     int (*agree)(void *context, int status);
-    /* NULL, or sets travels[a] to 1 for every owned atom a whose row `forward` reads on this rank; travels [A] comes as
-     * zeros. With it only those rows leave a GPU. Needs `agree`; called on all ranks after any rank's list was rebuilt.
-     * Returns 0, or non-zero on failure. */
-    int (*travelling)(void *context, uint8_t *travels);
 } mlff_halo;
 
 typedef struct mlff_input {

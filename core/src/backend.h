@@ -5,7 +5,7 @@
  * A backend is this one struct of functions. evaluate.c calls them in the order of one evaluation; a backend keeps
  * all tensors behind its state. Rows are the graph's rows; l is the interaction, 0 <= l < L.
  */
-#include "graph.h"
+#include "exchange.h"
 #include "model.h"
 
 /* What an exchange between ranks carries. */
@@ -14,11 +14,11 @@ typedef enum halo_kind {
     HALO_ADJOINTS  /* what message_reverse gathers: width 4F */
 } halo_kind;
 
-/* Rows in the host's memory that the halo callback reads and fills: [..][width] reals. */
+/* Rows in the host's memory that the halo callback reads and fills. */
 typedef struct halo_rows {
-    void *rows;
+    const void *sent; /* [n_send][width] reals */
+    void *received;   /* [n_receive][width] */
     int width;
-    const int32_t *row_of_atom; /* [n_all] place of an atom's row among them, or -1 */
 } halo_rows;
 
 /* What an evaluation is to give besides energies: bits. */
@@ -39,10 +39,10 @@ typedef struct backend {
     /* NULL on the CPU. The PCI address of the GPU, "0000:1B:00.0", and which of the visible ones it is. */
     const char *(*gpu)(const void *state, int *device_index);
 
-    /* Takes positions, makes room for every tensor of this evaluation; `wanted`: the bits above. All that can fail for
-     * want of memory or bad positions fails here, before the first exchange between ranks. The CPU also keeps the edges
-     * within the cutoff here. */
-    mlff_status (*prepare)(void *state, const mlff_graph *graph, const double *x, int wanted, int with_halo,
+    /* Takes positions, makes room for every tensor of this evaluation; `wanted`: the bits above; halo: NULL on one rank,
+     * else it lives as long as the graph. All that can fail for want of memory or bad positions fails here, before the
+     * first exchange between ranks. The CPU also keeps the edges within the cutoff here. */
+    mlff_status (*prepare)(void *state, const mlff_graph *graph, const double *x, int wanted, const exchange *halo,
                            mlff_error *error);
 
     /* NULL, or starts the sequence of layers: positions to the device, edges within the cutoff. With `replayed` the
@@ -62,11 +62,8 @@ typedef struct backend {
     mlff_status (*context_reverse)(void *state, int l, mlff_error *error);
     mlff_status (*first_message_reverse)(void *state, mlff_error *error);
 
-    /* NULL, or called once a list life before the first exchange: which owned atoms' rows the engine will read,
-     * travels [n_all], NULL for all. */
-    mlff_status (*plan_exchange)(void *state, const uint8_t *travels, mlff_error *error);
-    /* An exchange: halo_begin gives the rows, with the owned ones up to date; halo_end takes the ghosts that arrived.
-     * *rows is valid also when the call fails, because an exchange happens all the same. */
+    /* An exchange: halo_begin gives the rows to send and room for those to receive; halo_end brings what arrived to the
+     * ghosts. *rows is valid also when the call fails, because an exchange happens all the same. */
     mlff_status (*halo_begin)(void *state, halo_kind kind, int l, halo_rows *rows, mlff_error *error);
     mlff_status (*halo_end)(void *state, halo_kind kind, int l, mlff_error *error);
     int (*halo_width)(const void *state); /* the larger of the two widths */

@@ -17,9 +17,7 @@ struct mlff_evaluator {
     void *state;
     mlff_graph graph;
     int graph_is_list; /* the graph was made from a neighbour list and may be used again */
-    uint64_t planned;  /* version of the graph that plan_exchange was called for */
-    uint8_t *travels;  /* [capacity_travels] for the halo's function of that name */
-    size_t capacity_travels;
+    exchange exchange; /* what travels between ranks for that graph */
     mlff_evaluator_info info;
 };
 
@@ -30,7 +28,7 @@ struct mlff_evaluator {
     } while (0)
 
 /* Ghost rows from their owners, on several ranks. */
-static mlff_status exchange(mlff_evaluator *e, const mlff_halo *halo, halo_kind kind, int l, mlff_status status,
+static mlff_status run_exchange(mlff_evaluator *e, const mlff_halo *halo, halo_kind kind, int l, mlff_status status,
                             mlff_error *error)
 {
     if (!halo) return status;
@@ -39,9 +37,9 @@ static mlff_status exchange(mlff_evaluator *e, const mlff_halo *halo, halo_kind 
     mlff_error unwanted; /* the first failure's sentence stays */
     mlff_status begun = b->halo_begin(e->state, kind, l, &h, status == MLFF_OK ? error : &unwanted);
     if (status == MLFF_OK) status = begun;
-    int failed = halo->forward(halo->context, h.rows, h.width, b->real_bytes, h.row_of_atom);
+    int failed = halo->forward(halo->context, h.sent, h.received, h.width, b->real_bytes);
     if (failed && status == MLFF_OK)
-        status = mlff_fail(error, MLFF_ERROR_HALO, "the halo exchange of %d values an atom failed with code %d",
+        status = mlff_fail(error, MLFF_ERROR_HALO, "the halo exchange of %d values a row failed with code %d",
                            h.width, failed);
     LAYER(b->halo_end(e->state, kind, l, error));
     return status;
@@ -61,7 +59,7 @@ static mlff_status run_layers(mlff_evaluator *e, const mlff_halo *halo, int with
     LAYER(b->update_forward(state, 0, error));
     for (int l = 1; l < L; l++) {
         LAYER(b->context_forward(state, l, error));
-        status = exchange(e, halo, HALO_FEATURES, l, status, error);
+        status = run_exchange(e, halo, HALO_FEATURES, l, status, error);
         LAYER(b->message_forward(state, l, error));
         LAYER(b->update_forward(state, l, error));
     }
@@ -71,7 +69,7 @@ static mlff_status run_layers(mlff_evaluator *e, const mlff_halo *halo, int with
     LAYER(b->readout_reverse(state, error));
     for (int l = L - 1; l >= 1; l--) {
         LAYER(b->update_reverse(state, l, error));
-        status = exchange(e, halo, HALO_ADJOINTS, l, status, error);
+        status = run_exchange(e, halo, HALO_ADJOINTS, l, status, error);
         LAYER(b->message_reverse(state, l, error));
         LAYER(b->context_reverse(state, l, error));
     }
@@ -119,46 +117,15 @@ static mlff_status update_graph(mlff_evaluator *e, const mlff_input *in, mlff_er
     return MLFF_OK;
 }
 
-/* All ranks go on together or stop together. *request: in, whether this rank asks for something; out, whether any does. */
-static mlff_status agree(const mlff_halo *halo, mlff_status status, int *request, mlff_error *error)
+/* All ranks go on together or stop together. */
+static mlff_status agree(const mlff_halo *halo, mlff_status status, mlff_error *error)
 {
     if (!halo || !halo->agree) return status;
-    const int largest = halo->agree(halo->context, status != MLFF_OK ? (int)status + 1 : *request != 0);
-    *request = largest == 1;
-    if (status == MLFF_OK && largest > 1)
+    int worst = halo->agree(halo->context, (int)status);
+    if (status == MLFF_OK && worst != MLFF_OK)
         return mlff_fail(error, MLFF_ERROR_ELSEWHERE, "another rank reported: %s",
-                         mlff_status_name((mlff_status)(largest - 1)));
+                         mlff_status_name((mlff_status)worst));
     return status;
-}
-
-/* Which rows the engine will read: asked once a list life, on all ranks together. */
-static mlff_status plan_exchanges(mlff_evaluator *e, const mlff_halo *halo, mlff_error *error)
-{
-    const backend *b = e->backend;
-    const uint8_t *travels = NULL;
-    mlff_status status = MLFF_OK;
-    if (halo->travelling) {
-        memset(e->travels, 0, (size_t)e->graph.n_all);
-        const int failed = halo->travelling(halo->context, e->travels);
-        if (failed)
-            status = mlff_fail(error, MLFF_ERROR_HALO, "the halo's question which atoms travel failed with code %d",
-                               failed);
-        travels = e->travels;
-    }
-    if (b->plan_exchange) LAYER(b->plan_exchange(e->state, travels, error));
-    if (status == MLFF_OK) e->planned = e->graph.version;
-    return status;
-}
-
-/* Before the first exchange: all ranks are well, and each knows which rows travel. */
-static mlff_status settle(mlff_evaluator *e, const mlff_halo *halo, mlff_status status, mlff_error *error)
-{
-    if (!halo) return status;
-    int plan = status == MLFF_OK && e->planned != e->graph.version;
-    MLFF_TRY(agree(halo, status, &plan, error));
-    if (!plan) return MLFF_OK;
-    int nothing = 0;
-    return agree(halo, plan_exchanges(e, halo, error), &nothing, error);
 }
 
 static mlff_status prepare(mlff_evaluator *e, const mlff_input *in, const mlff_output *out, int wanted,
@@ -166,16 +133,9 @@ static mlff_status prepare(mlff_evaluator *e, const mlff_input *in, const mlff_o
 {
     MLFF_TRY(check_input(in, out, error));
     MLFF_TRY(update_graph(e, in, error));
-    const size_t n_all = (size_t)in->n_all;
-    if (in->halo && in->halo->travelling && (n_all > e->capacity_travels || !e->travels)) {
-        free(e->travels);
-        e->capacity_travels = n_all + n_all / 4 + 1;
-        e->travels = malloc(e->capacity_travels);
-        if (!e->travels) e->capacity_travels = 0;
-        if (!e->travels)
-            return mlff_fail(error, MLFF_ERROR_MEMORY, "out of memory: %zu bytes for the plan of exchanges", n_all);
-    }
-    return e->backend->prepare(e->state, &e->graph, in->x, wanted, in->halo != NULL, error);
+    if (in->halo && e->exchange.version != e->graph.version)
+        MLFF_TRY(mlff_exchange_make(&e->exchange, &e->graph, in->halo, error));
+    return e->backend->prepare(e->state, &e->graph, in->x, wanted, in->halo ? &e->exchange : NULL, error);
 }
 
 static int wanted_by(const mlff_output *out)
@@ -190,13 +150,12 @@ mlff_status mlff_evaluate(mlff_evaluator *e, const mlff_input *in, mlff_output *
     if (!e) return mlff_fail(error, MLFF_ERROR_ARGUMENT, "mlff_evaluate: the evaluator is NULL");
     const mlff_halo *halo = in ? in->halo : NULL;
     const int wanted = wanted_by(out);
-    int nothing = 0;
 
     mlff_status status = prepare(e, in, out, wanted, error);
-    MLFF_TRY(settle(e, halo, status, error));
+    MLFF_TRY(agree(halo, status, error));
     status = run_layers(e, halo, wanted & WANT_REVERSE, error);
     LAYER(e->backend->collect(e->state, out, error));
-    return agree(halo, status, &nothing, error);
+    return agree(halo, status, error);
 }
 
 static mlff_status check_options(const mlff_options *o, mlff_error *error)
@@ -273,7 +232,7 @@ void mlff_evaluator_free(mlff_evaluator *e)
     if (!e) return;
     if (e->state) e->backend->free(e->state);
     mlff_graph_free(&e->graph);
-    free(e->travels);
+    mlff_exchange_free(&e->exchange);
     free(e);
 }
 
@@ -284,5 +243,6 @@ const mlff_evaluator_info *mlff_evaluator_get_info(const mlff_evaluator *e)
 
 size_t mlff_evaluator_get_memory(const mlff_evaluator *e)
 {
-    return e->backend->memory(e->state) + mlff_graph_memory(&e->graph) + e->capacity_travels;
+    return e->backend->memory(e->state) + mlff_graph_memory(&e->graph) +
+           mlff_exchange_memory(&e->exchange);
 }
