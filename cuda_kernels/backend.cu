@@ -84,7 +84,8 @@ template <typename T> static mlff_status place_all(state<T> *s, mlff_error *erro
     MLFF_TRY(place_on_device(&s->virial_arena, virials, 2, error));
     MLFF_TRY(pin_host_memory((void **)&s->host, &s->host_bytes,
                              positions_bytes(s) + results_bytes(s) + A * 9 * sizeof(double), error));
-    CUDA_TRY(cudaMemsetAsync(s->bad_row, 0x7f, 2 * sizeof(int), s->stream));
+    /* also the gaps between results, which travel with them */
+    CUDA_TRY(cudaMemsetAsync(s->bad_row, 0x7f, results_bytes(s), s->stream));
     s->placed_for = 1 + s->wanted + (s->halo ? WANT_COMBINATIONS : 0);
     return MLFF_OK;
 }
@@ -118,8 +119,8 @@ template <typename T> static mlff_status begin(void *state_, int *replayed, mlff
     s->is_under_way = 1;
     if (replayed) {
         recording *r = &s->recordings[s->wanted];
-        const recording now = recording_of(s->graph_version, s->arena.memory, s->graph_arena.memory,
-                                           s->virial_arena.memory, s->host);
+        const recording now =
+            recording_of(s->graph_version, s->arena.memory, s->graph_arena.memory, s->virial_arena.memory, s->host);
         if (!recording_fits(r, &now)) {
             recording_announce(r, &now);
         } else if (r->is_recorded) {
@@ -131,8 +132,8 @@ template <typename T> static mlff_status begin(void *state_, int *replayed, mlff
         }
     }
     if (s->n_all > 0)
-        CUDA_TRY(cudaMemcpyAsync(s->x, s->host, (size_t)s->n_all * 3 * sizeof(double), cudaMemcpyHostToDevice,
-                                 s->stream));
+        CUDA_TRY(
+            cudaMemcpyAsync(s->x, s->host, (size_t)s->n_all * 3 * sizeof(double), cudaMemcpyHostToDevice, s->stream));
     return radial_forward(s, error);
 }
 
@@ -266,8 +267,8 @@ static mlff_status choose_device(int wanted, int *device, mlff_error *error)
     int count = 0;
     CUDA_TRY(cudaGetDeviceCount(&count));
     if (wanted >= count)
-        return mlff_fail(error, MLFF_ERROR_DEVICE, "device_index %d: this process sees %d GPU%s, expected 0 to %d", wanted,
-                         count, count == 1 ? "" : "s", count - 1);
+        return mlff_fail(error, MLFF_ERROR_DEVICE, "device_index %d: this process sees %d GPU%s, expected 0 to %d",
+                         wanted, count, count == 1 ? "" : "s", count - 1);
     if (wanted >= 0) CUDA_TRY(cudaSetDevice(wanted));
     CUDA_TRY(cudaGetDevice(device));
     return MLFF_OK;

@@ -38,9 +38,9 @@ __global__ void __launch_bounds__(256)
 
 /* ghosts' rows, `first` being the first of them, from rows on the host and from owned rows */
 template <typename T>
-__global__ void __launch_bounds__(256) unpack_kernel(int64_t n, int width, int64_t first,
-                                                     const int32_t *__restrict__ ghost_source,
-                                                     const real<T> *__restrict__ received, T *tensor)
+__global__ void __launch_bounds__(256)
+    unpack_kernel(int64_t n, int width, int64_t first, const int32_t *__restrict__ ghost_source,
+                  const real<T> *__restrict__ received, T *tensor)
 {
     const int64_t q = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (q >= n) return;

@@ -150,7 +150,7 @@ template <typename T> struct state {
     const mlff_graph *graph; /* host */
     uint64_t graph_version;
     int with_reverse, wanted; /* wanted: bits of backend.h */
-    int placed_for;                      /* 1 + wanted (+ halo) that tensors stand in their places for; 0: for none */
+    int placed_for;           /* 1 + wanted (+ halo) that tensors stand in their places for; 0: for none */
     int32_t N, R, n_all, n_chunks;
     int64_t n_slots;
 

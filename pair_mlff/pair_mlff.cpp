@@ -358,7 +358,7 @@ void PairMLFF::init_style()
 {
     if (evaluator_is_stale) make_evaluator();
 
-    comm_forward = 2;                         /* owner and its rank */
+    comm_forward = 2;                        /* owner and its rank */
     comm_reverse = comm_reverse_off = 3 + 9; /* force, virial; both names: also with newton off */
     if (force->pair != this) {
         /* LAMMPS takes the sizes of its buffers from hybrid, which asked for ours before we knew them. */

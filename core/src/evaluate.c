@@ -29,7 +29,7 @@ struct mlff_evaluator {
 
 /* Ghost rows from their owners, on several ranks. */
 static mlff_status run_exchange(mlff_evaluator *e, const mlff_halo *halo, halo_kind kind, int l, mlff_status status,
-                            mlff_error *error)
+                                mlff_error *error)
 {
     if (!halo) return status;
     const backend *b = e->backend;
@@ -39,8 +39,8 @@ static mlff_status run_exchange(mlff_evaluator *e, const mlff_halo *halo, halo_k
     if (status == MLFF_OK) status = begun;
     int failed = halo->forward(halo->context, h.sent, h.received, h.width, b->real_bytes);
     if (failed && status == MLFF_OK)
-        status = mlff_fail(error, MLFF_ERROR_HALO, "the halo exchange of %d values a row failed with code %d",
-                           h.width, failed);
+        status = mlff_fail(error, MLFF_ERROR_HALO, "the halo exchange of %d values a row failed with code %d", h.width,
+                           failed);
     LAYER(b->halo_end(e->state, kind, l, error));
     return status;
 }
@@ -243,6 +243,5 @@ const mlff_evaluator_info *mlff_evaluator_get_info(const mlff_evaluator *e)
 
 size_t mlff_evaluator_get_memory(const mlff_evaluator *e)
 {
-    return e->backend->memory(e->state) + mlff_graph_memory(&e->graph) +
-           mlff_exchange_memory(&e->exchange);
+    return e->backend->memory(e->state) + mlff_graph_memory(&e->graph) + mlff_exchange_memory(&e->exchange);
 }

@@ -14,7 +14,8 @@ static mlff_status reserve(int32_t **array, size_t *capacity, size_t n, mlff_err
     *array = malloc(*capacity * sizeof **array);
     if (*array) return MLFF_OK;
     *capacity = 0;
-    return mlff_fail(error, MLFF_ERROR_MEMORY, "out of memory: %zu bytes for the plan of exchanges", n * sizeof **array);
+    return mlff_fail(error, MLFF_ERROR_MEMORY, "out of memory: %zu bytes for the plan of exchanges",
+                     n * sizeof **array);
 }
 
 /* Where the row of a ghost comes from, told in rows. */
@@ -52,8 +53,8 @@ mlff_status mlff_exchange_make(exchange *e, const mlff_graph *g, const mlff_halo
         const int32_t atom = halo->send[k];
         if (atom < 0 || atom >= g->n_local)
             return mlff_fail(error, MLFF_ERROR_ARGUMENT,
-                             "halo: found atom index %d at send[%d], expected an owned atom, 0 to %d", (int)atom, (int)k,
-                             (int)g->n_local - 1);
+                             "halo: found atom index %d at send[%d], expected an owned atom, 0 to %d", (int)atom,
+                             (int)k, (int)g->n_local - 1);
         e->send_row[k] = g->row_of_atom[atom];
     }
     for (int32_t k = 0; k < n_ghosts; k++)

@@ -241,7 +241,8 @@ static void check_repeats(const reference *r)
             assert_memory_equal(forces[0], forces[1], n * sizeof(double));
             assert_memory_equal(atom_energy[0], atom_energy[1], (size_t)d.n_local * sizeof(double));
             assert_memory_equal(atom_virial[0], atom_virial[1], 3 * n * sizeof(double));
-            for (int which = 0; which < 2; which++) free(forces[which]), free(atom_energy[which]), free(atom_virial[which]);
+            for (int which = 0; which < 2; which++)
+                free(forces[which]), free(atom_energy[which]), free(atom_virial[which]);
         }
         mlff_evaluator_free(lasting);
         free(start);
@@ -264,12 +265,14 @@ static void a_failed_evaluation_leaves_no_trace(void **unused)
     mlff_neighbour_list list = list_of(&d, 1, 1);
     const mlff_input input = {
         .n_local = d.n_local, .n_all = d.n_all, .x = d.x, .species = d.species, .neighbours = &list};
-    double *forces[2] = {allocate(3 * (size_t)d.n_all * sizeof(double)), allocate(3 * (size_t)d.n_all * sizeof(double))};
+    double *forces[2] = {allocate(3 * (size_t)d.n_all * sizeof(double)),
+                         allocate(3 * (size_t)d.n_all * sizeof(double))};
     mlff_output output = {.forces = forces[0]};
     mlff_evaluator *e = new_evaluator(&r, MLFF_PRECISION_DOUBLE);
     mlff_error error;
     double *moved = d.x + 3 * (d.firstneigh[0][0] & MASK), bad[3] = {NAN, 0, 0};
-    for (int step = 0; step < 6; step++) { /* every other one fails: atoms at the same place, a bad number, the same place */
+    for (int step = 0; step < 6;
+         step++) { /* every other one fails: atoms at the same place, a bad number, the same place */
         const double kept[3] = {moved[0], moved[1], moved[2]};
         if (step % 2 == 0) memcpy(moved, step == 2 ? bad : d.x, sizeof bad);
         output.forces = forces[step == 5];

@@ -437,7 +437,8 @@ static double *forces_on(const backend *b, const reference *r)
     mlff_error error;
     mlff_evaluator *evaluator;
     double *forces = malloc(3 * (size_t)r->n * sizeof *forces);
-    if (mlff_evaluator_create_on(b, r->model, &(mlff_options){.threads = 2}, &evaluator, &error) != MLFF_OK) fail_msg("%s", error.message);
+    if (mlff_evaluator_create_on(b, r->model, &(mlff_options){.threads = 2}, &evaluator, &error) != MLFF_OK)
+        fail_msg("%s", error.message);
     const int32_t first_atom[2] = {0, r->n};
     const mlff_structures structures = {
         .n_structures = 1, .first_atom = first_atom, .cell = r->cell, .periodic = r->periodic};
