@@ -90,11 +90,9 @@ template <typename T> static mlff_status place_all(state<T> *s, mlff_error *erro
     return MLFF_OK;
 }
 
-template <typename T>
-static mlff_status prepare(void *state_, const mlff_graph *graph, const double *x, int wanted, const exchange *halo,
-                           mlff_error *error)
+/* First in every call that works on the device: its device is the thread's, and nothing of an evaluation that failed is left. */
+template <typename T> static mlff_status enter(state<T> *s, mlff_error *error)
 {
-    state<T> *s = (state<T> *)state_;
     CUDA_TRY(cudaSetDevice(s->device_index));
     if (s->capturing) recording_abandon(s->stream);
     s->capturing = NULL;
@@ -103,6 +101,15 @@ static mlff_status prepare(void *state_, const mlff_graph *graph, const double *
         s->placed_for = 0;
     }
     s->is_under_way = s->is_replayed = 0;
+    return MLFF_OK;
+}
+
+template <typename T>
+static mlff_status prepare(void *state_, const mlff_graph *graph, const double *x, int wanted, const exchange *halo,
+                           mlff_error *error)
+{
+    state<T> *s = (state<T> *)state_;
+    MLFF_TRY(enter(s, error));
     s->graph = graph;
     s->wanted = wanted, s->with_reverse = (wanted & WANT_REVERSE) != 0, s->halo = halo;
     const int place = 1 + wanted + (halo ? WANT_COMBINATIONS : 0);
