@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The CUDA backend behind the core's struct: memory, transfers, and the table of functions. */
 #include "memory.cuh"
+#include "recording.cuh"
 
 #include <limits.h>
 #include <math.h>
@@ -14,96 +15,213 @@ namespace mlff
 
 /* ------------------------------------------------------------------------------------- one evaluation */
 
+/* Rows of the caller's arrays that results are for: ghosts have forces only when they belong to other ranks. */
+template <typename T> static size_t rows_down(const state<T> *s)
+{
+    return s->halo ? (size_t)s->n_all : (size_t)s->graph->n_local;
+}
+
 /* A position that is not a number is found before the first exchange, so that all ranks can stop together. */
-static mlff_status check_positions(const mlff_graph *g, const double *x, mlff_error *error)
+static mlff_status explain_positions(const mlff_graph *g, const double *x, mlff_error *error)
 {
     for (int32_t row = 0; row < g->n_rows; row++) {
         const double *at = x + 3 * (size_t)g->atom_of_row[row];
-        if (!isfinite(at[0] + at[1] + at[2]) && (!isfinite(at[0]) || !isfinite(at[1]) || !isfinite(at[2])))
+        if (!isfinite(at[0]) || !isfinite(at[1]) || !isfinite(at[2]))
             return mlff_fail(error, MLFF_ERROR_NUMERICS,
                              "atom index %d: position (%g, %g, %g), expected finite numbers", (int)g->atom_of_row[row],
                              at[0], at[1], at[2]);
     }
+    return MLFF_OK; /* it was an atom that is left out */
+}
+
+/* Copies n values and returns 1 if all are finite. On their bits, because a sum of integers is vectorised: an exponent
+ * of ones, plus one in its last place, carries into the sign. */
+static int copy_finite(double *__restrict__ to, const double *__restrict__ from, size_t n)
+{
+    const uint64_t magnitude = ~((uint64_t)1 << 63), one = (uint64_t)1 << 52;
+    uint64_t carries = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint64_t bits;
+        memcpy(&bits, from + i, sizeof bits);
+        carries |= (bits & magnitude) + one;
+        memcpy(to + i, &bits, sizeof bits);
+    }
+    return !(carries >> 63);
+}
+
+/* Bytes of pinned memory for positions, in front of the results. */
+template <typename T> static size_t positions_bytes(const state<T> *s)
+{
+    return ((size_t)s->n_all * 3 * sizeof(double) + 255) / 256 * 256;
+}
+
+/* Where a result stands in pinned memory: results lie there as they lie on the device behind bad_row. */
+template <typename T> static char *result_on_host(const state<T> *s, const void *on_device)
+{
+    return s->host + positions_bytes(s) + ((const char *)on_device - (const char *)s->bad_row);
+}
+
+/* Bytes of results that are asked for. */
+template <typename T> static size_t results_bytes(const state<T> *s)
+{
+    const char *begin = (const char *)s->bad_row, *end = (const char *)(s->bad_row + 2);
+    if (s->sums) end = (const char *)(s->sums + 10 * (size_t)s->n_chunks);
+    if (s->forces) end = (const char *)(s->forces + 3 * rows_down(s));
+    if (s->atom_energy && s->wanted & WANT_ATOM_ENERGY) end = (const char *)(s->atom_energy + s->N);
+    return (size_t)(end - begin);
+}
+
+/* The graph on the device, every tensor in its place, no fault marked. */
+template <typename T> static mlff_status place_all(state<T> *s, mlff_error *error)
+{
+    s->placed_for = 0;
+    MLFF_TRY(make_room(s, s->graph, error));
+    const size_t A = s->wanted & WANT_ATOM_VIRIAL ? s->n_all : 0;
+    const tensor_row virials[] = {{&s->slot_virial, A ? (size_t)s->n_slots * 9 : 0, sizeof(double), "edge virials"},
+                                  {&s->atom_virial, A * 9, sizeof(double), "virials of atoms"}};
+    MLFF_TRY(place_on_device(&s->virial_arena, virials, 2, error));
+    MLFF_TRY(pin_host_memory((void **)&s->host, &s->host_bytes,
+                             positions_bytes(s) + results_bytes(s) + A * 9 * sizeof(double), error));
+    /* also the gaps between results, which travel with them */
+    CUDA_TRY(cudaMemsetAsync(s->bad_row, 0x7f, results_bytes(s), s->stream));
+    s->placed_for = 1 + s->wanted + (s->halo ? WANT_COMBINATIONS : 0);
+    return MLFF_OK;
+}
+
+/* First in every call that works on the device: its device is the thread's, and nothing of an evaluation that failed is left. */
+template <typename T> static mlff_status enter(state<T> *s, mlff_error *error)
+{
+    CUDA_TRY(cudaSetDevice(s->device_index));
+    if (s->capturing) recording_abandon(s->stream);
+    s->capturing = NULL;
+    if (s->is_under_way) { /* an evaluation that failed on its way, and may have left fault marks */
+        CUDA_TRY(cudaStreamSynchronize(s->stream));
+        s->placed_for = 0;
+    }
+    s->is_under_way = s->is_replayed = 0;
     return MLFF_OK;
 }
 
 template <typename T>
-static mlff_status prepare(void *state_, const mlff_graph *graph, const double *x, int with_reverse, int with_halo,
+static mlff_status prepare(void *state_, const mlff_graph *graph, const double *x, int wanted, const exchange *halo,
                            mlff_error *error)
 {
     state<T> *s = (state<T> *)state_;
+    MLFF_TRY(enter(s, error));
     s->graph = graph;
-    s->with_reverse = with_reverse;
-    MLFF_TRY(check_positions(graph, x, error));
-    const size_t halo = with_halo ? (size_t)graph->n_rows * 5 * s->w.F * sizeof(T) : 0;
-    MLFF_TRY(pin_host_memory(&s->halo_host, &s->halo_bytes, halo > 0 ? halo : 1, error));
-    MLFF_TRY(make_room(s, graph, error));
-    /* room for positions on their way up and everything on its way down */
-    const size_t down = ((size_t)s->n_all * 12 + s->N + (size_t)s->n_chunks * 10) * sizeof(double) + 64;
-    MLFF_TRY(pin_host_memory((void **)&s->host, &s->host_bytes, down, error));
-    if (s->n_all > 0) {
-        memcpy(s->host, x, (size_t)s->n_all * 3 * sizeof(double));
+    s->wanted = wanted, s->with_reverse = (wanted & WANT_REVERSE) != 0, s->halo = halo;
+    const int place = 1 + wanted + (halo ? WANT_COMBINATIONS : 0);
+    if (s->graph_version != graph->version || s->placed_for != place) MLFF_TRY(place_all(s, error));
+    if (halo) MLFF_TRY(send_exchange(s, error));
+    if (!copy_finite((double *)s->host, x, (size_t)s->n_all * 3)) return explain_positions(graph, x, error);
+    return MLFF_OK;
+}
+
+/* Positions and edges; before them the choice between launches, a recording of launches, and a recording made before. */
+template <typename T> static mlff_status begin(void *state_, int *replayed, mlff_error *error)
+{
+    state<T> *s = (state<T> *)state_;
+    s->is_under_way = 1;
+    if (replayed) {
+        recording *r = &s->recordings[s->wanted];
+        const recording now =
+            recording_of(s->graph_version, s->arena.memory, s->graph_arena.memory, s->virial_arena.memory, s->host);
+        if (!recording_fits(r, &now)) {
+            recording_announce(r, &now);
+        } else if (r->is_recorded) {
+            *replayed = s->is_replayed = 1;
+            return recording_replay(r, s->stream, error);
+        } else {
+            MLFF_TRY(recording_begin(s->stream, error));
+            s->capturing = r;
+        }
+    }
+    if (s->n_all > 0)
         CUDA_TRY(
             cudaMemcpyAsync(s->x, s->host, (size_t)s->n_all * 3 * sizeof(double), cudaMemcpyHostToDevice, s->stream));
-    }
-    CUDA_TRY(cudaMemsetAsync(s->bad_row, 0x7f, 2 * sizeof(int), s->stream));
     return radial_forward(s, error);
 }
 
-/* Rows with a fault, told as the CPU backend tells them. */
-template <typename T>
-static mlff_status explain(const state<T> *s, const double *x, const int bad[2], mlff_error *error)
+/* Forces, sums and their way down. Atoms without a row get zeros. */
+template <typename T> static mlff_status send_results(state<T> *s, mlff_error *error)
 {
-    if (bad[0] < s->N) return mlff_graph_explain_row(s->graph, x, bad[0], error);
-    if (bad[1] < s->N)
-        return mlff_fail(error, MLFF_ERROR_NUMERICS, "atom index %d: energy or virial is not a finite number",
-                         (int)s->graph->atom_of_row[bad[1]]);
+    const size_t rows = rows_down(s), with_row = s->halo ? s->R : s->N;
+    const int with_atom_virial = s->wanted & WANT_ATOM_VIRIAL;
+    if (s->with_reverse && with_row < rows)
+        CUDA_TRY(cudaMemsetAsync(s->forces, 0, rows * 3 * sizeof(double), s->stream));
+    if (with_atom_virial && with_row < rows)
+        CUDA_TRY(cudaMemsetAsync(s->atom_virial, 0, rows * 9 * sizeof(double), s->stream));
+    MLFF_TRY(forces(s, with_atom_virial, error));
+    CUDA_TRY(cudaMemcpyAsync(result_on_host(s, s->bad_row), s->bad_row, results_bytes(s), cudaMemcpyDeviceToHost,
+                             s->stream));
+    if (with_atom_virial && rows > 0)
+        CUDA_TRY(cudaMemcpyAsync(result_on_host(s, s->bad_row) + results_bytes(s), s->atom_virial,
+                                 rows * 9 * sizeof(double), cudaMemcpyDeviceToHost, s->stream));
     return MLFF_OK;
+}
+
+/* Rows with a fault, told as the CPU backend tells them. */
+template <typename T> static mlff_status explain(state<T> *s, mlff_error *error)
+{
+    const int *bad = (const int *)result_on_host(s, s->bad_row);
+    if (bad[0] >= s->N && bad[1] >= s->N) return MLFF_OK;
+    s->placed_for = 0; /* the next evaluation clears the marks */
+    if (bad[0] < s->N) return mlff_graph_explain_row(s->graph, (const double *)s->host, bad[0], error);
+    return mlff_fail(error, MLFF_ERROR_NUMERICS, "atom index %d: energy or virial is not a finite number",
+                     (int)s->graph->atom_of_row[bad[1]]);
+}
+
+/* Energies and virials of structures: the chunks' sums in the order of chunks. */
+template <typename T> static void add_chunks(const state<T> *s, mlff_output *out)
+{
+    const mlff_graph *g = s->graph;
+    const double *sums = (const double *)result_on_host(s, s->sums);
+    if (out->energy) memset(out->energy, 0, (size_t)g->n_structures * sizeof(double));
+    if (out->virial) memset(out->virial, 0, (size_t)g->n_structures * 9 * sizeof(double));
+    for (int32_t c = 0, row = 0; c < s->n_chunks; c++) {
+        const int32_t structure = g->structure_of_row[row], begin = row;
+        if (out->energy) out->energy[structure] += sums[10 * (size_t)c];
+        for (int q = 0; q < 9 && out->virial; q++)
+            out->virial[9 * (size_t)structure + q] += sums[10 * (size_t)c + 1 + q];
+        row = begin + CHUNK_ROWS < s->N ? begin + CHUNK_ROWS : s->N;
+        if (g->n_structures == 1) continue;
+        for (row = begin; row < s->N && row - begin < CHUNK_ROWS && g->structure_of_row[row] == structure;) row++;
+    }
+}
+
+template <typename T> static void hand_out(const state<T> *s, mlff_output *out)
+{
+    const mlff_graph *g = s->graph;
+    const size_t rows = rows_down(s), rest = (size_t)s->n_all - rows;
+    if (out->forces && s->n_all > 0) {
+        if (rows > 0) memcpy(out->forces, result_on_host(s, s->forces), rows * 3 * sizeof(double));
+        memset(out->forces + 3 * rows, 0, rest * 3 * sizeof(double));
+    }
+    if (out->atom_virial && s->n_all > 0) {
+        memcpy(out->atom_virial, result_on_host(s, s->bad_row) + results_bytes(s), rows * 9 * sizeof(double));
+        memset(out->atom_virial + 9 * rows, 0, rest * 9 * sizeof(double));
+    }
+    if (out->atom_energy) {
+        const double *energy = (const double *)result_on_host(s, s->atom_energy);
+        if (s->N < g->n_local) memset(out->atom_energy, 0, (size_t)g->n_local * sizeof(double));
+        for (int32_t row = 0; row < s->N; row++) out->atom_energy[g->atom_of_row[row]] = energy[row];
+    }
+    add_chunks(s, out);
 }
 
 template <typename T> static mlff_status collect(void *state_, mlff_output *out, mlff_error *error)
 {
     state<T> *s = (state<T> *)state_;
-    const size_t A = s->n_all, N = s->N;
-    if (out->atom_virial) {
-        tensor_row table[] = {{&s->slot_virial, (size_t)s->n_slots * 9, sizeof(double), "edge virials"},
-                              {&s->atom_virial, A * 9, sizeof(double), "virials of atoms"}};
-        MLFF_TRY(place_on_device(&s->virial_arena, table, 2, error));
-        if (A > 0) CUDA_TRY(cudaMemsetAsync(s->atom_virial, 0, A * 9 * sizeof(double), s->stream));
+    if (!s->is_replayed) MLFF_TRY(send_results(s, error));
+    if (s->capturing) {
+        recording *r = s->capturing;
+        s->capturing = NULL;
+        MLFF_TRY(recording_end(r, s->stream, error));
     }
-    if (out->forces && A > 0) CUDA_TRY(cudaMemsetAsync(s->forces, 0, A * 3 * sizeof(double), s->stream));
-    MLFF_TRY(forces(s, out->atom_virial != NULL, error));
-
-    double *x = (double *)s->host, *force = x + 3 * A, *energy = force + 3 * A, *sums = energy + N;
-    int *bad = (int *)(sums + 10 * (size_t)s->n_chunks);
-    const cudaMemcpyKind down = cudaMemcpyDeviceToHost;
-    if (out->forces && A > 0) CUDA_TRY(cudaMemcpyAsync(force, s->forces, A * 3 * sizeof(double), down, s->stream));
-    if (out->atom_energy && N > 0)
-        CUDA_TRY(cudaMemcpyAsync(energy, s->atom_energy, N * sizeof(double), down, s->stream));
-    if (s->n_chunks > 0)
-        CUDA_TRY(cudaMemcpyAsync(sums, s->sums, (size_t)s->n_chunks * 10 * sizeof(double), down, s->stream));
-    CUDA_TRY(cudaMemcpyAsync(bad, s->bad_row, 2 * sizeof(int), down, s->stream));
-    if (out->atom_virial && A > 0)
-        CUDA_TRY(cudaMemcpyAsync(out->atom_virial, s->atom_virial, A * 9 * sizeof(double), down, s->stream));
     CUDA_TRY(cudaStreamSynchronize(s->stream));
-    MLFF_TRY(explain(s, x, bad, error));
-
-    if (out->forces && A > 0) memcpy(out->forces, force, A * 3 * sizeof(double));
-    if (out->atom_energy) {
-        memset(out->atom_energy, 0, (size_t)s->graph->n_local * sizeof(double));
-        for (size_t i = 0; i < N; i++) out->atom_energy[s->graph->atom_of_row[i]] = energy[i];
-    }
-    const size_t S = s->graph->n_structures;
-    if (out->energy) memset(out->energy, 0, S * sizeof(double));
-    if (out->virial) memset(out->virial, 0, S * 9 * sizeof(double));
-    for (int32_t c = 0, row = 0; c < s->n_chunks; c++) { /* the chunks again, in their order */
-        const int32_t structure = s->graph->structure_of_row[row];
-        if (out->energy) out->energy[structure] += sums[10 * (size_t)c];
-        for (int q = 0; q < 9 && out->virial; q++)
-            out->virial[9 * (size_t)structure + q] += sums[10 * (size_t)c + 1 + q];
-        const int32_t begin = row;
-        while (row < s->N && row - begin < CHUNK_ROWS && s->graph->structure_of_row[row] == structure) row++;
-    }
+    s->is_under_way = 0;
+    MLFF_TRY(explain(s, error));
+    hand_out(s, out);
     return MLFF_OK;
 }
 
@@ -113,7 +231,10 @@ template <typename T> static void destroy(void *state_)
 {
     state<T> *s = (state<T> *)state_;
     if (!s) return;
+    if (s->stream) cudaSetDevice(s->device_index);
+    for (recording &r : s->recordings) recording_free(&r);
     weights_free(&s->w);
+    cudaFree(s->halo_arena.memory);
     cudaFree(s->graph_arena.memory);
     cudaFree(s->arena.memory);
     cudaFree(s->virial_arena.memory);
@@ -142,14 +263,27 @@ static mlff_status check_device(mlff_error *error)
                      runtime / 1000, runtime % 1000 / 10);
 }
 
-template <typename T> static mlff_status start(state<T> *s, const mlff_model *model, mlff_error *error)
+/* Makes the device that was asked for the current one. */
+static mlff_status choose_device(int wanted, int *device, mlff_error *error)
 {
     MLFF_TRY(check_device(error));
-    int device = 0;
+    int count = 0;
+    CUDA_TRY(cudaGetDeviceCount(&count));
+    if (wanted >= count)
+        return mlff_fail(error, MLFF_ERROR_DEVICE, "device_index %d: this process sees %d GPU%s, expected 0 to %d",
+                         wanted, count, count == 1 ? "" : "s", count - 1);
+    if (wanted >= 0) CUDA_TRY(cudaSetDevice(wanted));
+    CUDA_TRY(cudaGetDevice(device));
+    return MLFF_OK;
+}
+
+template <typename T> static mlff_status start(state<T> *s, const mlff_model *model, int device, mlff_error *error)
+{
+    MLFF_TRY(choose_device(device, &s->device_index, error));
     cudaDeviceProp properties;
-    CUDA_TRY(cudaGetDevice(&device));
-    CUDA_TRY(cudaGetDeviceProperties(&properties, device));
+    CUDA_TRY(cudaGetDeviceProperties(&properties, s->device_index));
     snprintf(s->device_name, sizeof s->device_name, "cuda (%s)", properties.name);
+    CUDA_TRY(cudaDeviceGetPCIBusId(s->gpu, sizeof s->gpu, s->device_index));
     cudaFuncAttributes attributes;
     const cudaError_t code = cudaFuncGetAttributes(&attributes, (const void *)probe_kernel);
     if (code == cudaErrorNoKernelImageForDevice || code == cudaErrorInvalidDeviceFunction)
@@ -166,13 +300,13 @@ template <typename T> static mlff_status start(state<T> *s, const mlff_model *mo
     return weights_create(&s->w, model, error);
 }
 
-template <typename T> static mlff_status create(const mlff_model *model, int threads, void **out, mlff_error *error)
+template <typename T>
+static mlff_status create(const mlff_model *model, const mlff_options *options, void **out, mlff_error *error)
 {
-    (void)threads;
     state<T> *s = new (std::nothrow) state<T>();
     if (!s) return mlff_fail(error, MLFF_ERROR_MEMORY, "out of memory: %zu bytes for the CUDA backend", sizeof *s);
     s->model = model;
-    const mlff_status status = start(s, model, error);
+    const mlff_status status = start(s, model, options->device_index, error);
     if (status != MLFF_OK) {
         destroy<T>(s);
         return status;
@@ -186,10 +320,17 @@ template <typename T> static const char *device_of(const void *state_)
     return ((const state<T> *)state_)->device_name;
 }
 
+template <typename T> static const char *gpu_of(const void *state_, int *device_index)
+{
+    const state<T> *s = (const state<T> *)state_;
+    *device_index = s->device_index;
+    return s->gpu;
+}
+
 template <typename T> static size_t memory(const void *state_)
 {
     const state<T> *s = (const state<T> *)state_;
-    return s->arena.bytes + s->graph_arena.bytes + s->virial_arena.bytes + s->w.storage_bytes;
+    return s->arena.bytes + s->graph_arena.bytes + s->virial_arena.bytes + s->halo_arena.bytes + s->w.storage_bytes;
 }
 
 template <typename T>
@@ -242,10 +383,12 @@ template <typename T> static backend table(const char *precision)
     backend b = {};
     b.device = device_of<T>;
     b.precision = precision;
-    b.real_bytes = sizeof(T);
+    b.real_bytes = sizeof(real<T>);
+    b.gpu = gpu_of<T>;
     b.create = create<T>;
     b.free = destroy<T>;
     b.prepare = prepare<T>;
+    b.begin = begin<T>;
     b.first_message_forward = do_first_message_forward<T>;
     b.context_forward = do_context_forward<T>;
     b.message_forward = do_message_forward<T>;
@@ -276,4 +419,12 @@ extern "C" const backend *mlff_cuda_backend(mlff_precision precision)
 extern "C" int mlff_cuda_is_usable(mlff_error *error)
 {
     return mlff::check_device(error) == MLFF_OK;
+}
+
+extern "C" int mlff_cuda_device_count(void)
+{
+    int count = 0;
+    if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
+    cudaGetLastError(); /* told by mlff_cuda_is_usable */
+    return 0;
 }

@@ -160,8 +160,8 @@ template <typename T> __device__ inline T transposed_sum(T (&value)[32], int lan
 
 template <typename S, int FUNCTIONS>
 __global__ void __launch_bounds__(256)
-    message_reverse_kernel(message_arguments<real<S>> a, const S *features, const S *__restrict__ adj,
-                           S *features_adj, edge_adjoint<real<S>> *edge_adj)
+    message_reverse_kernel(message_arguments<real<S>> a, const S *features, const S *__restrict__ adj, S *features_adj,
+                           edge_adjoint<real<S>> *edge_adj)
 {
     typedef real<S> T;
     extern __shared__ __align__(16) char shared[];

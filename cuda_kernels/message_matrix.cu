@@ -539,8 +539,8 @@ __device__ inline void add_edge_adjoints(const matrix_arguments &a, const row_ed
 
 template <typename T, bool GAUSSIAN>
 __global__ void __launch_bounds__(REVERSE_ROWS<T> * 32, 1)
-    message_matrix_reverse_kernel(matrix_arguments a, const T *features, const T *__restrict__ adj,
-                                  T *features_adj, edge_adjoint<float> *edge_adj)
+    message_matrix_reverse_kernel(matrix_arguments a, const T *features, const T *__restrict__ adj, T *features_adj,
+                                  edge_adjoint<float> *edge_adj)
 {
     extern __shared__ __align__(256) char memory[];
     reverse_shared<T> &shared = *(reverse_shared<T> *)memory;
@@ -718,7 +718,8 @@ static mlff_status arguments_of(state<T> *s, int l, int rows, int seats, matrix_
           s->count,
           s->edge_row,
           s->edges,
-          s->clusters, s->clusters.sums};
+          s->clusters,
+          s->clusters.sums};
     return MLFF_OK;
 }
 

@@ -117,11 +117,11 @@ template <typename T> struct layer_tensors {
     T *context_slope; /* [N][F] silu' of the pre-activation */
     T *x_v;           /* [N][F] */
     T *features;      /* [R][5][F] x_s, x_R, y = x_v v (3): what neighbours gather */
-    T *features_adj; /* [N][5][F] in the place of features: then only a row itself still needs its own */
-    T *v;            /* [N][3][F] input of the layer; none for l = 0, it is zero */
-    T *VU;           /* [N][3][2][F] */
-    T *dense_slope; /* [N][F] */
-    T *y_sv, *y_v;  /* [N][F] */
+    T *features_adj;  /* [N][5][F] in the place of features: then only a row itself still needs its own */
+    T *v;             /* [N][3][F] input of the layer; none for l = 0, it is zero */
+    T *VU;            /* [N][3][2][F] */
+    T *dense_slope;   /* [N][F] */
+    T *y_sv, *y_v;    /* [N][F] */
 };
 
 /* Part of a structure, at most CHUNK_ROWS rows, summed by one block: no chunk crosses structures. */
@@ -144,15 +144,25 @@ struct device_arena {
     size_t bytes, wanted; /* held; needed by the last table */
 };
 
+/* The sequence of one evaluation as a CUDA graph, for one set of outputs (recording.cuh). */
+struct recording {
+    cudaGraphExec_t launches; /* NULL: none yet */
+    int is_recorded;          /* launches are those of what follows */
+    uint64_t version;         /* of the graph of neighbours */
+    const void *memory[4];    /* arenas and pinned memory that launches point into */
+};
+
 template <typename T> struct state {
     const mlff_model *model;
     cudaStream_t stream;
-    char device_name[300];
+    int device_index;
+    char device_name[300], gpu[32];
     weights<real<T>> w;
 
     const mlff_graph *graph; /* host */
     uint64_t graph_version;
-    int with_reverse;
+    int with_reverse, wanted; /* wanted: bits of backend.h */
+    int placed_for;           /* 1 + wanted (+ halo) that tensors stand in their places for; 0: for none */
     int32_t N, R, n_all, n_chunks;
     int64_t n_slots;
 
@@ -192,15 +202,29 @@ template <typename T> struct state {
     int *bad_row;        /* [2] first row with a bad position or distance, first row with a bad result */
     device_arena arena, virial_arena;
 
+    /* recordings[wanted]; capturing: the one being made, or NULL */
+    recording recordings[WANT_COMBINATIONS];
+    recording *capturing;
+    int is_replayed, is_under_way; /* this evaluation; its launches may not have ended */
+
     /* pinned host memory: positions up, results down, halo rows both ways */
     char *host;
     size_t host_bytes;
     void *halo_host;
     size_t halo_bytes;
+
+    /* exchanges: on the host the rows that are sent come first, then those that are received */
+    const exchange *halo; /* NULL on one rank */
+    uint64_t halo_version;
+    int32_t *send_row, *ghost_source; /* device [n_send], [n_ghosts] as in exchange.h */
+    device_arena halo_arena;
 };
 
 /* Copies a graph to the device; its arrays may change once this returns. */
 template <typename T> mlff_status send_graph(state<T> *s, const mlff_graph *g, mlff_error *error);
+
+/* Brings what the exchange between ranks is made of to the device, when it changed; room for the rows on the host. */
+template <typename T> mlff_status send_exchange(state<T> *s, mlff_error *error);
 
 /* As in the table of functions (backend.h). */
 template <typename T> mlff_status halo_begin(state<T> *s, halo_kind kind, int l, halo_rows *rows, mlff_error *error);

@@ -9,6 +9,7 @@
 #include "force.h"
 #include "memory.h"
 #include "neighbor.h"
+#include "universe.h"
 #include "update.h"
 #include "utils.h"
 
@@ -26,6 +27,7 @@
 #pragma weak ompi_mpi_int
 #pragma weak ompi_mpi_int64_t
 #pragma weak ompi_mpi_char
+#pragma weak ompi_mpi_info_null
 #endif
 
 using namespace LAMMPS_NS;
@@ -38,8 +40,8 @@ static const char *const PRECISION_NAMES[] = {"default", "double", "single", "mi
 PairMLFF::PairMLFF(LAMMPS *host) :
     Pair(host), device(MLFF_DEVICE_AUTO), precision(MLFF_PRECISION_DEFAULT), threads(0), evaluator_is_stale(true),
     model(nullptr), evaluator(nullptr), cutoff(0.0), energy_unit(1.0), seen{}, capacity_atoms(0), capacity_virial(0),
-    species(nullptr), owner(nullptr), relay_row(nullptr), forces(nullptr), atom_virial(nullptr), halo{},
-    reverse_virial(false)
+    species(nullptr), owner(nullptr), owner_rank(nullptr), forces(nullptr), atom_virial(nullptr),
+    owners_are_known(false), halo{}, reverse_virial(false)
 {
     single_enable = 0;
     restartinfo = 0;
@@ -62,10 +64,9 @@ PairMLFF::~PairMLFF()
     mlff_model_free(model);
     memory->sfree(species);
     memory->sfree(owner);
-    memory->sfree(relay_row);
+    memory->sfree(owner_rank);
     memory->sfree(forces);
     memory->sfree(atom_virial);
-    memory->sfree(halo.relay);
     if (allocated) {
         memory->destroy(setflag);
         memory->destroy(cutsq);
@@ -268,16 +269,73 @@ void PairMLFF::set_flags()
 
 /* ------------------------------------------------------------------------------------------ before a run */
 
+/* The ranks of this world that share this rank's memory, and so its GPUs. */
+static MPI_Comm ranks_of_node(MPI_Comm world)
+{
+    MPI_Comm node;
+#ifdef MPI_STUBS /* LAMMPS's own, for one rank, which lack the other function */
+    MPI_Comm_dup(world, &node);
+#else
+    MPI_Comm_split_type(world, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node);
+#endif
+    return node;
+}
+
+/* Ranks take the GPUs of their node in turn; partitions, which know nothing of each other, one after the other. */
+int PairMLFF::choose_gpu(MPI_Comm node) const
+{
+    const int n_gpus = device == MLFF_DEVICE_CPU ? 0 : mlff_gpu_count();
+    int me, n;
+    MPI_Comm_rank(node, &me);
+    MPI_Comm_size(node, &n);
+    return n_gpus > 0 ? static_cast<int>((static_cast<bigint>(universe->iworld) * n + me) % n_gpus) : -1;
+}
+
+/* "cuda (NVIDIA H200) 0 of 2, shared by 4 ranks": which GPU this rank has and how many ranks of its node have the same one. Told by address: each rank may see GPUs of
+ * its own under the same number. */
+std::string PairMLFF::describe_gpu(MPI_Comm node) const
+{
+    const mlff_evaluator_info *e = evaluator ? mlff_evaluator_get_info(evaluator) : nullptr;
+    char mine[32] = "";
+    std::snprintf(mine, sizeof mine, "%s", e ? e->gpu : "");
+    int n;
+    MPI_Comm_size(node, &n);
+    std::vector<char> all(static_cast<size_t>(n) * sizeof mine);
+    MPI_Allgather(mine, sizeof mine, MPI_CHAR, all.data(), sizeof mine, MPI_CHAR, node);
+    if (!*mine) return e ? e->device : "";
+    int sharing = 0;
+    for (int rank = 0; rank < n; ++rank) sharing += !std::strcmp(mine, &all[rank * sizeof mine]);
+    return std::string(e->device) + " " + std::to_string(e->device_index) + " of " + std::to_string(mlff_gpu_count()) +
+           (sharing > 1 ? ", shared by " + std::to_string(sharing) + " ranks" : "");
+}
+
+/* Rows of one precision travel between ranks; `device auto` may have found a GPU on some nodes only. */
+void PairMLFF::check_ranks_agree()
+{
+    const mlff_evaluator_info *e = mlff_evaluator_get_info(evaluator);
+    const bool on_gpu = *e->gpu != '\0';
+    int kinds[2] = {on_gpu, !on_gpu}, found[2];
+    MPI_Allreduce(kinds, found, 2, MPI_INT, MPI_MAX, world);
+    if (found[0] && found[1] && device == MLFF_DEVICE_AUTO)
+        error->all(FLERR, "pair style mlff: device auto found a GPU on some ranks and none on others, expected one on "
+                          "all or on none; set 'device cpu', or run where every rank sees a GPU");
+}
+
 void PairMLFF::make_evaluator()
 {
+    MPI_Comm node = ranks_of_node(world);
     const mlff_options options = {static_cast<mlff_device>(device), static_cast<mlff_precision>(precision),
-                                  threads ? threads : comm->nthreads};
+                                  threads ? threads : comm->nthreads, choose_gpu(node)};
     mlff_evaluator_free(evaluator);
     evaluator = nullptr;
     mlff_error problem{};
     const int status = mlff_evaluator_create(model, &options, &evaluator, &problem);
+    const std::string runs_on = describe_gpu(node); /* also by a rank that has none: the others wait for it */
+    MPI_Comm_free(&node);
     stop_together(status, problem.message);
+    check_ranks_agree();
     evaluator_is_stale = false;
+    owners_are_known = false;
     seen = {};
 
     if (comm->me) return;
@@ -286,10 +344,10 @@ void PairMLFF::make_evaluator()
     std::string symbols;
     for (size_t type = 1; type < species_of_type.size(); ++type)
         symbols += std::string(" ") + (species_of_type[type] < 0 ? "NULL" : m->elements[species_of_type[type]]);
-    char numbers[256];
+    char numbers[512];
     std::snprintf(numbers, sizeof numbers,
                   "%lld parameters, cutoff %g A; %s, %s precision, %d thread%s, %.3g kB an atom and %.3g B a neighbour",
-                  static_cast<long long>(m->n_parameters), m->cutoff, e->device, e->precision, e->threads,
+                  static_cast<long long>(m->n_parameters), m->cutoff, runs_on.c_str(), e->precision, e->threads,
                   e->threads == 1 ? "" : "s", 1e-3 * e->bytes_per_atom, e->bytes_per_neighbour);
     utils::logmesg(lmp, std::string("mlff: model ") + m->name + " (" + m->architecture + ", " +
                             std::to_string(m->features) + " features, " + std::to_string(m->interactions) +
@@ -300,9 +358,7 @@ void PairMLFF::init_style()
 {
     if (evaluator_is_stale) make_evaluator();
 
-    const mlff_evaluator_info *info = mlff_evaluator_get_info(evaluator);
-    const int halo_bytes = info->halo_width * info->real_bytes;
-    comm_forward = std::max(1, (halo_bytes + 7) / 8);
+    comm_forward = 2;                        /* owner and its rank */
     comm_reverse = comm_reverse_off = 3 + 9; /* force, virial; both names: also with newton off */
     if (force->pair != this) {
         /* LAMMPS takes the sizes of its buffers from hybrid, which asked for ours before we knew them. */
@@ -336,6 +392,6 @@ double PairMLFF::memory_usage()
     if (evaluator) bytes += static_cast<double>(mlff_evaluator_get_memory(evaluator));
     bytes += static_cast<double>(capacity_atoms) * (3 * sizeof(int32_t) + 3 * sizeof(double));
     bytes += static_cast<double>(capacity_virial) * 9 * sizeof(double);
-    bytes += static_cast<double>(halo.relay_capacity);
+    bytes += static_cast<double>(halo.send.capacity() + halo.source.capacity()) * sizeof(int32_t);
     return bytes;
 }

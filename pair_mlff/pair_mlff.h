@@ -9,10 +9,12 @@
  *
  * N owned atoms, A owned and ghost atoms of this rank. On one rank every ghost is the image of an owned atom, and
  * the library gets that owner. On several ranks the library gets a halo: between its layers it asks for the ghosts'
- * rows, which travel through LAMMPS's forward communication; forces and per-atom virials of ghosts go back through
- * reverse communication of this class, whatever `newton` is. Only owned atoms of LAMMPS's arrays are touched.
+ * rows, which travel as pair_mlff_halo.cpp describes; forces and per-atom virials of ghosts go back through reverse
+ * communication of this class, whatever `newton` is. Only owned atoms of LAMMPS's arrays are touched.
  */
 #include "pair.h"
+
+#include <mpi.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -21,6 +23,12 @@
 
 struct mlff_model;
 struct mlff_evaluator;
+struct mlff_halo;
+
+/* A rank that rows go to and come from: parts of the rows that are sent and received. */
+struct mlff_partner {
+    int rank, first_sent, n_sent, first_received, n_received;
+};
 
 namespace LAMMPS_NS
 {
@@ -48,7 +56,7 @@ class PairMLFF : public Pair
     double memory_usage() override;
 
     /* Called by the library through plain functions. */
-    int halo_forward(void *rows, int width, int real_bytes, const int32_t *row_of_atom);
+    int halo_forward(const void *sent, void *received, int width, int real_bytes);
     int halo_agree(int status);
 
  protected:
@@ -70,20 +78,17 @@ class PairMLFF : public Pair
 
     int64_t capacity_atoms, capacity_virial; /* rows that the arrays below have room for */
     int32_t *species;                        /* [A] */
-    int32_t *owner;                          /* [A] one rank: owned atom that an atom is an image of */
-    int32_t *relay_row;                      /* [A] several ranks: row of a ghost in halo.relay, or -1 */
+    int32_t *owner, *owner_rank;             /* [A] the atom that an atom is an image of: its index on its rank */
     double *forces;                          /* [A][3] eV/angstrom */
     double *atom_virial;                     /* [A][9] eV */
 
-    /* the library's forward communication; when none is under way, ours sends owners */
+    bool owners_are_known; /* owner, owner_rank and halo are those of LAMMPS's ghosts; the same on all ranks */
+    static constexpr int TAG = 7361;
     struct {
-        bool under_way;
-        char *rows;                 /* of the library, row_bytes each */
-        const int32_t *row_of_atom; /* [A] */
-        size_t row_bytes;
-        int stride;             /* doubles that carry a row */
-        char *relay;            /* rows of ghosts that the library has none for but another rank may want */
-        int64_t relay_capacity; /* bytes */
+        std::vector<int32_t> send, source; /* as in mlff_halo */
+        int32_t n_receive;
+        std::vector<mlff_partner> partners;
+        std::vector<MPI_Request> requests; /* room */
     } halo;
     bool reverse_virial; /* of the reverse communication under way: 12 numbers an atom, else 3 */
 
@@ -93,11 +98,16 @@ class PairMLFF : public Pair
     std::vector<int> map_elements(const mlff_model *loaded, int narg, char **arg);
     void set_flags();
     void make_evaluator();
+    int choose_gpu(MPI_Comm node) const;
+    std::string describe_gpu(MPI_Comm node) const;
+    void check_ranks_agree();
     void check_special_bonds();
     void grow_arrays(bool with_virial);
     bool list_is_new(int nlocal, int nall);
     void find_owners(int nlocal, int nall);
-    char *halo_row(int i) const;
+    std::vector<int32_t> list_foreign_atoms(int nlocal, int nall, std::vector<int> &counts);
+    void plan_halo(int nlocal, int nall);
+    mlff_halo halo_of_library();
     std::string with_atom_id(const char *message) const;
     void add_results(double energy, const double v[9]);
 };

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* PairMLFF: one evaluation, and the communication that it needs. Commands and set-up are in pair_mlff.cpp. */
+/* PairMLFF: one evaluation. Commands and set-up are in pair_mlff.cpp, communication in pair_mlff_halo.cpp. */
 #include "pair_mlff.h"
 
 #include "mlff.h"
@@ -17,22 +17,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#ifdef OPEN_MPI /* weak for the reason given in pair_mlff.cpp */
-#pragma weak ompi_mpi_op_max
-#pragma weak ompi_mpi_int
-#endif
-
 using namespace LAMMPS_NS;
-
-static int forward_of_pair(void *pair, void *rows, int width, int real_bytes, const int32_t *row_of_atom)
-{
-    return static_cast<PairMLFF *>(pair)->halo_forward(rows, width, real_bytes, row_of_atom);
-}
-
-static int agree_of_pair(void *pair, int status)
-{
-    return static_cast<PairMLFF *>(pair)->halo_agree(status);
-}
 
 /* ------------------------------------------------------------------------------------------ one evaluation */
 
@@ -64,7 +49,7 @@ void PairMLFF::grow_arrays(bool with_virial)
     if (n > capacity_atoms) {
         renew(memory, species, n, "mlff:species");
         renew(memory, owner, n, "mlff:owner");
-        renew(memory, relay_row, n, "mlff:relay_row");
+        renew(memory, owner_rank, n, "mlff:owner_rank");
         renew(memory, forces, 3 * n, "mlff:forces");
         std::fill(species, species + n, -1);
         capacity_atoms = n;
@@ -91,14 +76,6 @@ bool PairMLFF::list_is_new(int nlocal, int nall)
     return changed;
 }
 
-/* On one rank: each ghost learns its owner through the communication that makes ghosts. No atom map is needed. */
-void PairMLFF::find_owners(int nlocal, int nall)
-{
-    for (int i = 0; i < nlocal; ++i) owner[i] = i;
-    for (int i = nlocal; i < nall; ++i) owner[i] = -1;
-    comm->forward_comm(this);
-}
-
 /* The library counts atoms as this rank stores them; users know them by LAMMPS's atom IDs. */
 std::string PairMLFF::with_atom_id(const char *message) const
 {
@@ -118,8 +95,13 @@ void PairMLFF::compute(int eflag, int vflag)
     const int nlocal = atom->nlocal, nall = nlocal + atom->nghost;
     const bool one_rank = comm->nprocs == 1, with_atom_virial = vflag_atom || cvflag_atom;
     grow_arrays(with_atom_virial);
-    const bool rebuilt = list_is_new(nlocal, nall);
-    if (rebuilt && one_rank) find_owners(nlocal, nall);
+    bool rebuilt = list_is_new(nlocal, nall);
+    /* The same on all ranks, because they find owners together: ghosts change where LAMMPS builds lists. */
+    if (neighbor->ago == 0 || !owners_are_known || (rebuilt && one_rank)) {
+        find_owners(nlocal, nall);
+        if (!one_rank) plan_halo(nlocal, nall);
+        owners_are_known = rebuilt = true;
+    }
 
     mlff_neighbour_list neighbours{};
     neighbours.rebuilt = rebuilt;
@@ -129,7 +111,7 @@ void PairMLFF::compute(int eflag, int vflag)
     neighbours.firstneigh = list->firstneigh;
     neighbours.index_mask = NEIGHMASK;
     neighbours.owner = one_rank ? owner : nullptr;
-    const mlff_halo exchange = {this, forward_of_pair, agree_of_pair};
+    const mlff_halo exchange = halo_of_library();
 
     mlff_input in{};
     in.n_local = nlocal;
@@ -149,8 +131,11 @@ void PairMLFF::compute(int eflag, int vflag)
 
     mlff_error problem{};
     const int status = mlff_evaluate(evaluator, &in, &out, &problem);
-    if (status != MLFF_OK) seen = {};
-    stop_together(status, with_atom_id(problem.message));
+    if (status != MLFF_OK) { /* then on all ranks: the library asked halo_agree last */
+        seen = {};
+        owners_are_known = false;
+        stop_together(status, with_atom_id(problem.message));
+    }
 
     if (!one_rank) {
         reverse_virial = with_atom_virial;
@@ -184,92 +169,4 @@ void PairMLFF::add_results(double energy, const double v[9])
         for (int i = 0; i < nlocal; ++i)
             for (int k = 0; k < 9; ++k)
                 cvatom[i][k] += unit * atom_virial[9 * static_cast<bigint>(i) + LAMMPS_ORDER[k]];
-}
-
-/* ------------------------------------------------------------------------------------------ communication */
-
-int PairMLFF::halo_agree(int status)
-{
-    int largest;
-    MPI_Allreduce(&status, &largest, 1, MPI_INT, MPI_MAX, world);
-    return largest;
-}
-
-/* LAMMPS passes a ghost on from rank to rank, through ranks whose library may have no row for it. The relay has the
- * rows that such a rank only passes on. */
-int PairMLFF::halo_forward(void *rows, int width, int real_bytes, const int32_t *row_of_atom)
-{
-    halo.row_bytes = static_cast<size_t>(width) * real_bytes;
-    halo.stride = (width * real_bytes + 7) / 8;
-    if (halo.stride > comm_forward) return 1;
-
-    const int nlocal = atom->nlocal, nall = nlocal + atom->nghost;
-    bigint n_relay = 0;
-    for (int i = nlocal; i < nall; ++i) relay_row[i] = row_of_atom[i] < 0 ? static_cast<int32_t>(n_relay++) : -1;
-    const bigint needed = n_relay * static_cast<bigint>(halo.row_bytes);
-    if (needed > halo.relay_capacity) {
-        halo.relay_capacity = needed + needed / 4;
-        renew(memory, halo.relay, halo.relay_capacity, "mlff:relay");
-    }
-
-    halo.rows = static_cast<char *>(rows);
-    halo.row_of_atom = row_of_atom;
-    halo.under_way = true;
-    comm->forward_comm(this);
-    halo.under_way = false;
-    return 0;
-}
-
-/* Where the row of an atom is now; NULL for an owned atom that is left out, whose row nobody reads. */
-char *PairMLFF::halo_row(int i) const
-{
-    const int32_t row = halo.row_of_atom[i];
-    if (row >= 0) return halo.rows + row * halo.row_bytes;
-    return i < atom->nlocal ? nullptr : halo.relay + relay_row[i] * halo.row_bytes;
-}
-
-int PairMLFF::pack_forward_comm(int n, int *list_of_atoms, double *buf, int, int *)
-{
-    if (!halo.under_way) {
-        for (int i = 0; i < n; ++i) buf[i] = owner[list_of_atoms[i]];
-        return n;
-    }
-    for (int i = 0; i < n; ++i, buf += halo.stride) {
-        const char *row = halo_row(list_of_atoms[i]);
-        std::memset(buf, 0, row ? 0 : halo.stride * sizeof(double));
-        buf[halo.stride - 1] = 0.0; /* an odd number of floats fills half of it */
-        if (row) std::memcpy(buf, row, halo.row_bytes);
-    }
-    return n * halo.stride;
-}
-
-void PairMLFF::unpack_forward_comm(int n, int first, double *buf)
-{
-    if (!halo.under_way) {
-        for (int i = 0; i < n; ++i) owner[first + i] = static_cast<int32_t>(buf[i]);
-        return;
-    }
-    for (int i = 0; i < n; ++i, buf += halo.stride) std::memcpy(halo_row(first + i), buf, halo.row_bytes);
-}
-
-int PairMLFF::pack_reverse_comm(int n, int first, double *buf)
-{
-    int m = 0;
-    for (int i = first; i < first + n; ++i) {
-        for (int k = 0; k < 3; ++k) buf[m++] = forces[3 * static_cast<bigint>(i) + k];
-        if (!reverse_virial) continue;
-        for (int k = 0; k < 9; ++k) buf[m++] = atom_virial[9 * static_cast<bigint>(i) + k];
-    }
-    return m;
-}
-
-void PairMLFF::unpack_reverse_comm(int n, int *list_of_atoms, double *buf)
-{
-    int m = 0;
-    for (int i = 0; i < n; ++i) {
-        const bigint a = list_of_atoms[i];
-        for (int k = 0; k < 3; ++k) forces[3 * a + k] += buf[m++];
-        if (!reverse_virial) continue;
-        for (int k = 0; k < 9; ++k) atom_virial[9 * a + k] += buf[m++];
-    }
 }

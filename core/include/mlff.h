@@ -106,20 +106,28 @@ typedef enum mlff_precision {
 typedef struct mlff_options {
     mlff_device device;
     mlff_precision precision;
-    int threads; /* of the CPU backend; 0: as many as OpenMP would take */
+    int threads;      /* of the CPU backend; 0: as many as OpenMP would take */
+    int device_index; /* of the GPUs that the process sees, from 0; -1: the calling thread's current one */
 } mlff_options;
+
+/* GPUs that this process sees (CUDA_VISIBLE_DEVICES) and that device_index counts; 0 where there is none, no driver,
+ * or no CUDA in this build. */
+MLFF_API int mlff_gpu_count(void);
 
 typedef struct mlff_evaluator_info {
     const char *device;    /* "cpu (avx512)" */
     const char *precision; /* "double", "single" or "mixed" */
     int threads;
     int real_bytes;             /* 8 or 4: the type of the rows given to the halo callback */
-    int halo_width;             /* most reals an atom that one halo call carries */
+    int halo_width;             /* most reals in a row that one halo call carries */
     double bytes_per_atom;      /* arena, without neighbours */
     double bytes_per_neighbour; /* arena, for each neighbour: within the cutoff (CPU), in the list (GPU) */
+    int device_index;           /* of the GPU, -1 on the CPU */
+    const char *gpu;            /* PCI address of the GPU, "0000:1B:00.0"; "" on the CPU */
 } mlff_evaluator_info;
 
-/* options NULL: device auto, default precision, all threads. */
+/* options NULL: device auto, the current GPU, default precision, all threads. On a GPU this and mlff_evaluate leave that
+ * GPU the calling thread's current one. */
 MLFF_API mlff_status mlff_evaluator_create(const mlff_model *model, const mlff_options *options,
                                            mlff_evaluator **evaluator, mlff_error *error);
 MLFF_API void mlff_evaluator_free(mlff_evaluator *evaluator);
@@ -151,14 +159,19 @@ typedef struct mlff_structures {
     const int32_t *periodic;   /* [S][3] 0 or 1 for each lattice vector; NULL: none */
 } mlff_structures;
 
-/* How ghost rows get their owners' values between layers, when ghosts belong to other ranks.
+/* How ghosts get their owners' values between layers, when ghosts belong to other ranks.
  * Both functions are collective: every rank calls them in the same order, also a rank without atoms. */
 typedef struct mlff_halo {
     void *context;
-    /* Fills the ghost rows of `rows` from their owners. rows: [rows][width] reals of real_bytes bytes;
-     * the row of atom a (0 <= a < n_all) is row_of_atom[a], or -1 for an atom that is left out.
-     * Returns 0, or non-zero on failure. */
-    int (*forward)(void *context, void *rows, int width, int real_bytes, const int32_t *row_of_atom);
+    /* Which rows travel, in the order of `sent` and `received` below; read when the neighbour list was rebuilt. */
+    int32_t n_send;
+    const int32_t *send; /* [n_send] owned atoms; one that goes to several ranks is named for each */
+    int32_t n_receive;
+    const int32_t *source; /* [A] of a ghost: its owner's place among the received rows (images of one atom share it),
+                                 or -1 - a: the image of this rank's own atom a. Owned atoms: not read */
+    /* Sends and receives one row for each place. Rows are [n_send or n_receive][width] reals of real_bytes bytes, without
+     * gaps. Returns 0, or non-zero on failure. */
+    int (*forward)(void *context, const void *sent, void *received, int width, int real_bytes);
     /* Returns the largest of all ranks' `status`. Called before the first exchange and after the last, so that
      * all ranks stop together. */
     int (*agree)(void *context, int status);

@@ -5,7 +5,7 @@
  * A backend is this one struct of functions. evaluate.c calls them in the order of one evaluation; a backend keeps
  * all tensors behind its state. Rows are the graph's rows; l is the interaction, 0 <= l < L.
  */
-#include "graph.h"
+#include "exchange.h"
 #include "model.h"
 
 /* What an exchange between ranks carries. */
@@ -14,24 +14,41 @@ typedef enum halo_kind {
     HALO_ADJOINTS  /* what message_reverse gathers: width 4F */
 } halo_kind;
 
-/* Rows in the host's memory that the halo callback fills: [n_rows][width] reals. */
+/* Rows in the host's memory that the halo callback reads and fills. */
 typedef struct halo_rows {
-    void *rows;
+    const void *sent; /* [n_send][width] reals */
+    void *received;   /* [n_receive][width] */
     int width;
 } halo_rows;
+
+/* What an evaluation is to give besides energies: bits. */
+enum {
+    WANT_REVERSE = 1, /* forces, virial */
+    WANT_ATOM_ENERGY = 2,
+    WANT_ATOM_VIRIAL = 4,
+    WANT_COMBINATIONS = 8
+};
 
 typedef struct backend {
     const char *precision; /* "double" */
     int real_bytes;        /* of the rows that the halo callback sees */
 
-    mlff_status (*create)(const mlff_model *model, int threads, void **state, mlff_error *error);
+    mlff_status (*create)(const mlff_model *model, const mlff_options *options, void **state, mlff_error *error);
     void (*free)(void *state);
     const char *(*device)(const void *state); /* "cpu (avx512)", "cuda (NVIDIA H200)"; lives as long as the state */
+    /* NULL on the CPU. The PCI address of the GPU, "0000:1B:00.0", and which of the visible ones it is. */
+    const char *(*gpu)(const void *state, int *device_index);
 
-    /* Takes positions, keeps the edges within the cutoff, makes room for every tensor of this evaluation. All that can
-     * fail for want of memory or bad numbers fails here, before the first exchange between ranks. */
-    mlff_status (*prepare)(void *state, const mlff_graph *graph, const double *x, int with_reverse, int with_halo,
+    /* Takes positions, makes room for every tensor of this evaluation; `wanted`: the bits above; halo: NULL on one rank,
+     * else it lives as long as the graph. All that can fail for want of memory or bad positions fails here, before the
+     * first exchange between ranks. The CPU also keeps the edges within the cutoff here. */
+    mlff_status (*prepare)(void *state, const mlff_graph *graph, const double *x, int wanted, const exchange *halo,
                            mlff_error *error);
+
+    /* NULL, or starts the sequence of layers: positions to the device, edges within the cutoff. With `replayed` the
+     * device may record the sequence from here to collect; where it did so before, for the same graph and the same
+     * `wanted`, all of it is under way when this returns, *replayed is 1 and the layers are not called. NULL: never. */
+    mlff_status (*begin)(void *state, int *replayed, mlff_error *error);
 
     mlff_status (*first_message_forward)(void *state, mlff_error *error);
     mlff_status (*context_forward)(void *state, int l, mlff_error *error);
@@ -45,8 +62,8 @@ typedef struct backend {
     mlff_status (*context_reverse)(void *state, int l, mlff_error *error);
     mlff_status (*first_message_reverse)(void *state, mlff_error *error);
 
-    /* An exchange: halo_begin gives the rows, with the owned ones up to date; halo_end takes the ghosts that arrived.
-     * *rows is valid also when the call fails, because an exchange happens all the same. */
+    /* An exchange: halo_begin gives the rows to send and room for those to receive; halo_end brings what arrived to the
+     * ghosts. *rows is valid also when the call fails, because an exchange happens all the same. */
     mlff_status (*halo_begin)(void *state, halo_kind kind, int l, halo_rows *rows, mlff_error *error);
     mlff_status (*halo_end)(void *state, halo_kind kind, int l, mlff_error *error);
     int (*halo_width)(const void *state); /* the larger of the two widths */
@@ -67,8 +84,11 @@ const backend *mlff_cuda_backend(mlff_precision precision);
 /* 1: this build has a CUDA backend and the machine a GPU for it; 0 with the reason otherwise. */
 int mlff_cuda_is_usable(mlff_error *error);
 
+/* GPUs that this process sees; 0 without any. */
+int mlff_cuda_device_count(void);
+
 /* What mlff_evaluator_create does once it has chosen; tests choose themselves. */
-mlff_status mlff_evaluator_create_on(const backend *b, const mlff_model *model, int threads, mlff_evaluator **evaluator,
-                                     mlff_error *error);
+mlff_status mlff_evaluator_create_on(const backend *b, const mlff_model *model, const mlff_options *options,
+                                     mlff_evaluator **evaluator, mlff_error *error);
 
 #endif

@@ -9,6 +9,11 @@ const backend *mlff_cuda_backend(mlff_precision precision)
     return NULL;
 }
 
+int mlff_cuda_device_count(void)
+{
+    return 0;
+}
+
 int mlff_cuda_is_usable(mlff_error *error)
 {
     mlff_fail(error, MLFF_ERROR_DEVICE, "this build has no CUDA backend; use device cpu or auto");

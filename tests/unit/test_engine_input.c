@@ -208,6 +208,116 @@ static void a_steady_run_allocates_nothing(void **unused)
     reference_free(&r);
 }
 
+/* A device may record a sequence of launches and replay it: nothing of it may show. */
+static void check_repeats(const reference *r)
+{
+    for (int p = MLFF_PRECISION_DOUBLE; p <= MLFF_PRECISION_SINGLE; p++) {
+        domain d = make_domain(r, NULL, 0, reach_of(r));
+        const size_t n = 3 * (size_t)d.n_all;
+        double *start = allocate(n * sizeof *start);
+        memcpy(start, d.x, n * sizeof *start);
+        mlff_evaluator *lasting = new_evaluator(r, p);
+        for (int step = 0; step < 14; step++) {
+            for (size_t q = 0; q < n; q++) d.x[q] = start[q] + 0.02 * step * cos((double)(d.global[q / 3] + q % 3));
+            double energy[2] = {0}, virial[2][9] = {{0}}, *forces[2], *atom_energy[2], *atom_virial[2];
+            for (int which = 0; which < 2; which++) {
+                forces[which] = allocate(n * sizeof(double));
+                atom_energy[which] = allocate((size_t)d.n_local * sizeof(double));
+                atom_virial[which] = allocate(3 * n * sizeof(double));
+                mlff_evaluator *e = which ? new_evaluator(r, p) : lasting;
+                mlff_neighbour_list list = list_of(&d, which || step == 0 || step == 9, 1);
+                const mlff_input input = {
+                    .n_local = d.n_local, .n_all = d.n_all, .x = d.x, .species = d.species, .neighbours = &list};
+                mlff_output output = {.energy = &energy[which], .virial = virial[which], .forces = forces[which]};
+                if (step % 5 == 3) output.atom_energy = atom_energy[which];
+                if (step % 5 == 4) output.atom_virial = atom_virial[which];
+                if (step % 7 == 5) output.forces = NULL, output.virial = NULL;
+                mlff_error error;
+                if (mlff_evaluate(e, &input, &output, &error) != MLFF_OK) fail_msg("%s: %s", r->name, error.message);
+                if (which) mlff_evaluator_free(e);
+            }
+            assert_memory_equal(&energy[0], &energy[1], sizeof energy[0]);
+            assert_memory_equal(virial[0], virial[1], sizeof virial[0]);
+            assert_memory_equal(forces[0], forces[1], n * sizeof(double));
+            assert_memory_equal(atom_energy[0], atom_energy[1], (size_t)d.n_local * sizeof(double));
+            assert_memory_equal(atom_virial[0], atom_virial[1], 3 * n * sizeof(double));
+            for (int which = 0; which < 2; which++)
+                free(forces[which]), free(atom_energy[which]), free(atom_virial[which]);
+        }
+        mlff_evaluator_free(lasting);
+        free(start);
+        free_domain(&d);
+    }
+}
+
+static void a_lasting_evaluator_gives_the_bits_of_a_new_one(void **unused)
+{
+    (void)unused;
+    assert_true(for_every_reference(check_repeats) > 20);
+}
+
+static void a_failed_evaluation_leaves_no_trace(void **unused)
+{
+    (void)unused;
+    reference r;
+    reference_load(&r, "gaussian_ev", "ortho");
+    domain d = make_domain(&r, NULL, 0, reach_of(&r));
+    mlff_neighbour_list list = list_of(&d, 1, 1);
+    const mlff_input input = {
+        .n_local = d.n_local, .n_all = d.n_all, .x = d.x, .species = d.species, .neighbours = &list};
+    double *forces[2] = {allocate(3 * (size_t)d.n_all * sizeof(double)),
+                         allocate(3 * (size_t)d.n_all * sizeof(double))};
+    mlff_output output = {.forces = forces[0]};
+    mlff_evaluator *e = new_evaluator(&r, MLFF_PRECISION_DOUBLE);
+    mlff_error error;
+    double *moved = d.x + 3 * (d.firstneigh[0][0] & MASK), bad[3] = {NAN, 0, 0};
+    for (int step = 0; step < 6;
+         step++) { /* every other one fails: atoms at the same place, a bad number, the same place */
+        const double kept[3] = {moved[0], moved[1], moved[2]};
+        if (step % 2 == 0) memcpy(moved, step == 2 ? bad : d.x, sizeof bad);
+        output.forces = forces[step == 5];
+        const mlff_status status = mlff_evaluate(e, &input, &output, &error);
+        assert_int_equal(status, step % 2 == 0 ? MLFF_ERROR_NUMERICS : MLFF_OK);
+        if (step % 2 == 0) assert_non_null(strstr(error.message, "atom index"));
+        memcpy(moved, kept, sizeof kept);
+        list.rebuilt = 0;
+    }
+    assert_memory_equal(forces[0], forces[1], 3 * (size_t)d.n_all * sizeof(double));
+    mlff_evaluator_free(e);
+    free(forces[0]), free(forces[1]);
+    free_domain(&d);
+    reference_free(&r);
+}
+
+static void sizes_that_wander_allocate_nothing_after_the_largest(void **unused)
+{
+    (void)unused;
+    const char *names[] = {"ortho", "molecule", "isolated", "triclinic", "one_atom"};
+    size_t held = 0;
+    reference r[5];
+    for (int k = 0; k < 5; k++) reference_load(&r[k], "gaussian_ev", names[k]);
+    mlff_evaluator *e = new_evaluator(&r[0], MLFF_PRECISION_SINGLE);
+    for (int round = 0; round < 6; round++) {
+        for (int k = 0; k < 5; k++) {
+            domain d = make_domain(&r[k], NULL, 0, reach_of(&r[k]));
+            double *forces = allocate(3 * (size_t)d.n_all * sizeof *forces);
+            for (int step = 0; step < 3; step++) {
+                mlff_neighbour_list list = list_of(&d, step == 0, 1);
+                const mlff_input input = {
+                    .n_local = d.n_local, .n_all = d.n_all, .x = d.x, .species = d.species, .neighbours = &list};
+                mlff_output output = {.forces = forces};
+                assert_int_equal(mlff_evaluate(e, &input, &output, NULL), MLFF_OK);
+            }
+            free(forces);
+            free_domain(&d);
+        }
+        if (round == 0) held = mlff_evaluator_get_memory(e);
+        assert_int_equal(mlff_evaluator_get_memory(e), held);
+    }
+    mlff_evaluator_free(e);
+    for (int k = 0; k < 5; k++) reference_free(&r[k]);
+}
+
 static void atoms_left_out_are_as_if_they_were_not_there(void **unused)
 {
     (void)unused;
@@ -242,15 +352,17 @@ static void atoms_left_out_are_as_if_they_were_not_there(void **unused)
 
 /* -------------------------------------------------------------------------------------------- several ranks */
 
-enum { MAX_RANKS = 3 };
+enum { MAX_RANKS = 3, EVALUATIONS = 3 };
 
 typedef struct world {
     const reference *r;
     int n_ranks, exchanges, rank_of[64];
     domain domain[MAX_RANKS];
     pthread_barrier_t barrier;
-    void *rows[MAX_RANKS];
-    const int32_t *row_of_atom[MAX_RANKS];
+    const void *sent[MAX_RANKS];
+    int32_t send[MAX_RANKS][64], n_send[MAX_RANKS];        /* owned atoms that another rank has as ghosts */
+    int32_t receives[MAX_RANKS][64], n_receive[MAX_RANKS]; /* atoms of the whole system */
+    int32_t *source[MAX_RANKS];                            /* of the ghosts */
     int status[MAX_RANKS];
     mlff_status result[MAX_RANKS];
     mlff_precision precision;
@@ -263,23 +375,20 @@ typedef struct member {
     int rank;
 } member;
 
-/* A ghost row is the row of the rank that owns that atom. */
-static int exchange_rows(void *context, void *rows, int width, int real_bytes, const int32_t *row_of_atom)
+/* A place among the received rows is an atom of the whole system; the row is that of the rank that owns it. */
+static int exchange_rows(void *context, const void *sent, void *received, int width, int real_bytes)
 {
     const member *m = context;
     world *w = m->w;
-    w->rows[m->rank] = rows;
-    w->row_of_atom[m->rank] = row_of_atom;
+    w->sent[m->rank] = sent;
     pthread_barrier_wait(&w->barrier);
-    const domain *d = &w->domain[m->rank];
     const size_t bytes = (size_t)width * (size_t)real_bytes;
-    for (int32_t i = d->n_local; i < d->n_all; i++) {
-        if (row_of_atom[i] < 0) continue;
-        const int from = w->rank_of[d->global[i]];
-        int32_t source = 0;
-        while (w->domain[from].global[source] != d->global[i]) source++;
-        memcpy((char *)rows + bytes * (size_t)row_of_atom[i],
-               (char *)w->rows[from] + bytes * (size_t)w->row_of_atom[from][source], bytes);
+    for (int32_t k = 0; k < w->n_receive[m->rank]; k++) {
+        const int32_t atom = w->receives[m->rank][k];
+        const int from = w->rank_of[atom];
+        int32_t place = 0;
+        while (w->domain[from].global[w->send[from][place]] != atom) place++;
+        memcpy((char *)received + bytes * (size_t)k, (const char *)w->sent[from] + bytes * (size_t)place, bytes);
     }
     pthread_barrier_wait(&w->barrier);
     if (m->rank == 0) w->exchanges++;
@@ -303,17 +412,44 @@ static void *run_rank(void *argument)
     member *m = argument;
     world *w = m->w;
     domain *d = &w->domain[m->rank];
-    const mlff_halo halo = {.context = m, .forward = exchange_rows, .agree = agree_on};
-    const mlff_neighbour_list list = list_of(d, 1, 0);
+    const mlff_halo halo = {.context = m,
+                            .forward = exchange_rows,
+                            .agree = agree_on,
+                            .n_send = w->n_send[m->rank],
+                            .send = w->send[m->rank],
+                            .n_receive = w->n_receive[m->rank],
+                            .source = w->source[m->rank]};
+    mlff_neighbour_list list = list_of(d, 1, 0);
     const mlff_input input = {
         .n_local = d->n_local, .n_all = d->n_all, .x = d->x, .species = d->species, .neighbours = &list, .halo = &halo};
     mlff_output output = {.energy = &w->energy[m->rank], .forces = w->forces[m->rank], .virial = w->virial[m->rank]};
     const mlff_options options = {.device = test_device, .precision = w->precision, .threads = 1};
     mlff_evaluator *e = NULL;
     w->result[m->rank] = mlff_evaluator_create(w->r->model, &options, &e, &w->error[m->rank]);
-    if (e) w->result[m->rank] = mlff_evaluate(e, &input, &output, &w->error[m->rank]);
+    for (int step = 0; step < EVALUATIONS && e; step++) {
+        /* once one rank alone has a list that was rebuilt */
+        list.rebuilt = step == 0 || (step == 1 && m->rank == 0);
+        w->result[m->rank] = mlff_evaluate(e, &input, &output, &w->error[m->rank]);
+        if (w->result[m->rank] != MLFF_OK) break;
+    }
     mlff_evaluator_free(e);
     return NULL;
+}
+
+/* Ghosts of this rank's own atoms do not travel, those of another rank's atom share one row. The atoms that this rank
+ * sends stand in falling order, and one of them twice: nothing may rest on their order. */
+static void plan_rank(world *w, int rank)
+{
+    const domain *d = &w->domain[rank];
+    w->source[rank] = allocate((size_t)(d->n_all + 1) * sizeof(int32_t));
+    for (int32_t i = d->n_local; i < d->n_all; i++) {
+        int32_t k = 0;
+        while (k < w->n_receive[rank] && w->receives[rank][k] != d->global[i]) k++;
+        w->source[rank][i] = d->owner[i] >= 0 ? -1 - d->owner[i] : k;
+        if (d->owner[i] < 0 && k == w->n_receive[rank]) w->receives[rank][w->n_receive[rank]++] = d->global[i];
+    }
+    for (int32_t i = d->n_local - 1; i >= 0; i--) w->send[rank][w->n_send[rank]++] = i;
+    if (d->n_local > 0) w->send[rank][w->n_send[rank]++] = 0;
 }
 
 static void open_world(world *w, const reference *r, int n_ranks)
@@ -328,6 +464,7 @@ static void open_world(world *w, const reference *r, int n_ranks)
         w->domain[k] = make_domain(r, w->rank_of, k, reach_of(r));
         w->forces[k] = allocate(3 * (size_t)(w->domain[k].n_all + 1) * sizeof(double));
     }
+    for (int k = 0; k < n_ranks; k++) plan_rank(w, k);
     pthread_barrier_init(&w->barrier, NULL, (unsigned)n_ranks);
 }
 
@@ -347,6 +484,7 @@ static void close_world(world *w)
     pthread_barrier_destroy(&w->barrier);
     for (int k = 0; k < w->n_ranks; k++) {
         free(w->forces[k]);
+        free(w->source[k]);
         free_domain(&w->domain[k]);
     }
 }
@@ -368,7 +506,7 @@ static void check_ranks(const reference *r)
                 for (int32_t i = 0; i < w.domain[k].n_all; i++) /* the engine's reverse exchange */
                     for (int a = 0; a < 3; a++) forces[3 * w.domain[k].global[i] + a] += w.forces[k][3 * i + a];
             }
-            assert_int_equal(w.exchanges, 2 * (L - 1));
+            assert_int_equal(w.exchanges, EVALUATIONS * 2 * (L - 1));
             const size_t n = 3 * (size_t)r->n;
             if (p == MLFF_PRECISION_DOUBLE) {
                 assert_at_most(r->name, "energy error, eV", fabs(energy - r->energy), 1e-8 * r->n);
@@ -415,6 +553,9 @@ int main(int argc, char **argv)
         cmocka_unit_test(ghosts_folded_onto_owners_give_the_reference),
         cmocka_unit_test(positions_may_move_within_the_skin_between_rebuilds),
         cmocka_unit_test(a_steady_run_allocates_nothing),
+        cmocka_unit_test(a_lasting_evaluator_gives_the_bits_of_a_new_one),
+        cmocka_unit_test(a_failed_evaluation_leaves_no_trace),
+        cmocka_unit_test(sizes_that_wander_allocate_nothing_after_the_largest),
         cmocka_unit_test(atoms_left_out_are_as_if_they_were_not_there),
         cmocka_unit_test(any_number_of_ranks_gives_the_reference_by_exchange),
         cmocka_unit_test(a_rank_that_fails_stops_all_ranks),

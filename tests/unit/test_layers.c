@@ -89,7 +89,7 @@ static void open_bench(bench *b, const char *model)
     seed = 7;
     reference_load(&b->r, model, "molecule");
     void *state;
-    assert_int_equal(double_base()->create(b->r.model, 1, &state, &error), MLFF_OK);
+    assert_int_equal(double_base()->create(b->r.model, &(mlff_options){.threads = 1}, &state, &error), MLFF_OK);
     b->s = state;
     prepare_bench(b, b->r.x);
     b->N = (size_t)b->s->N;
@@ -437,7 +437,8 @@ static double *forces_on(const backend *b, const reference *r)
     mlff_error error;
     mlff_evaluator *evaluator;
     double *forces = malloc(3 * (size_t)r->n * sizeof *forces);
-    if (mlff_evaluator_create_on(b, r->model, 2, &evaluator, &error) != MLFF_OK) fail_msg("%s", error.message);
+    if (mlff_evaluator_create_on(b, r->model, &(mlff_options){.threads = 2}, &evaluator, &error) != MLFF_OK)
+        fail_msg("%s", error.message);
     const int32_t first_atom[2] = {0, r->n};
     const mlff_structures structures = {
         .n_structures = 1, .first_atom = first_atom, .cell = r->cell, .periodic = r->periodic};

@@ -48,7 +48,7 @@ class _ModelInfo(CStruct):
 
 
 class _Options(CStruct):
-    _fields_ = [("device", c_int), ("precision", c_int), ("threads", c_int)]
+    _fields_ = [("device", c_int), ("precision", c_int), ("threads", c_int), ("device_index", c_int)]
 
 
 class _EvaluatorInfo(CStruct):
@@ -60,6 +60,8 @@ class _EvaluatorInfo(CStruct):
         ("halo_width", c_int),
         ("bytes_per_atom", c_double),
         ("bytes_per_neighbour", c_double),
+        ("device_index", c_int),
+        ("gpu", c_char_p),
     ]
 
 
@@ -242,7 +244,7 @@ class Evaluator:
         self.model = model  # must outlive the evaluator
         self._library = model._library
         handle, error = c_void_p(), _Error()
-        options = _Options(DEVICES.index(device), PRECISIONS.index(precision), threads)
+        options = _Options(DEVICES.index(device), PRECISIONS.index(precision), threads, -1)
         status = self._library.mlff_evaluator_create(model._handle, byref(options), byref(handle), byref(error))
         _check(self._library, status, error)
         self._handle = handle

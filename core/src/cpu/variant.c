@@ -40,17 +40,20 @@ static int tensor_table(cpu_state *s, tensor_row table[MAX_ROWS])
     table[n++] = (tensor_row){&s->adj, reverse * R * 4 * F, sizeof(real), "adjoints of s and v"};
     table[n++] = (tensor_row){&s->features_adj, reverse * N * 5 * F, sizeof(real), "adjoints of features"};
     table[n++] = (tensor_row){&s->row_virial, reverse * N * 9, sizeof(double), "virials of rows"};
+    table[n++] = (tensor_row){&s->sent, s->halo ? (size_t)s->halo->n_send * 5 * F : 0, sizeof(real), "sent rows"};
+    table[n++] =
+        (tensor_row){&s->received, s->halo ? (size_t)s->halo->n_receive * 5 * F : 0, sizeof(real), "received rows"};
     table[n++] = (tensor_row){&s->scratch, (size_t)s->threads * s->scratch_size, sizeof(real), "scratch"};
     return n;
 }
 
-static mlff_status prepare(void *state, const mlff_graph *graph, const double *x, int with_reverse, int with_halo,
+static mlff_status prepare(void *state, const mlff_graph *graph, const double *x, int wanted, const exchange *halo,
                            mlff_error *error)
 {
-    (void)with_halo;
     cpu_state *s = state;
     s->graph = graph;
-    s->with_reverse = with_reverse;
+    s->halo = halo;
+    s->with_reverse = (wanted & WANT_REVERSE) != 0;
     s->N = graph->n_owned;
     s->R = graph->n_rows;
     MLFF_TRY(cpu_radial_forward(s, x, error));
@@ -71,12 +74,12 @@ static void destroy(void *state)
     free(s);
 }
 
-static mlff_status create(const mlff_model *model, int threads, void **state, mlff_error *error)
+static mlff_status create(const mlff_model *model, const mlff_options *options, void **state, mlff_error *error)
 {
     cpu_state *s = calloc(1, sizeof *s);
     if (!s) return mlff_fail(error, MLFF_ERROR_MEMORY, "out of memory: %zu bytes for the CPU backend", sizeof *s);
     s->model = model;
-    s->threads = threads;
+    s->threads = options->threads;
     mlff_status status = cpu_weights_create(&s->w, model, error);
     if (status != MLFF_OK) {
         destroy(s);
@@ -86,21 +89,30 @@ static mlff_status create(const mlff_model *model, int threads, void **state, ml
     return MLFF_OK;
 }
 
-/* The tensors themselves are the rows. */
+static real *halo_tensor(const cpu_state *s, halo_kind kind, int l, int *width)
+{
+    *width = (kind == HALO_FEATURES ? 5 : 4) * s->w.F;
+    return kind == HALO_FEATURES ? s->layer[l].features : s->adj;
+}
+
 static mlff_status halo_begin(void *state, halo_kind kind, int l, halo_rows *rows, mlff_error *error)
 {
     (void)error;
     cpu_state *s = state;
-    if (kind == HALO_FEATURES)
-        *rows = (halo_rows){.rows = s->layer[l].features, .width = 5 * s->w.F};
-    else
-        *rows = (halo_rows){.rows = s->adj, .width = 4 * s->w.F};
+    int width;
+    const real *tensor = halo_tensor(s, kind, l, &width);
+    *rows = (halo_rows){.sent = s->sent, .received = s->received, .width = width};
+    mlff_exchange_pack(s->halo, tensor, (size_t)width * sizeof(real), s->sent);
     return MLFF_OK;
 }
 
 static mlff_status halo_end(void *state, halo_kind kind, int l, mlff_error *error)
 {
-    (void)state, (void)kind, (void)l, (void)error;
+    (void)error;
+    cpu_state *s = state;
+    int width;
+    real *tensor = halo_tensor(s, kind, l, &width);
+    mlff_exchange_unpack(s->halo, tensor, s->N, (size_t)width * sizeof(real), s->received);
     return MLFF_OK;
 }
 

@@ -135,6 +135,8 @@ typedef struct cpu_state {
     cpu_weights w;
 
     /* of the evaluation under way */
+    const exchange *halo;  /* NULL on one rank */
+    real *sent, *received; /* [n_send], [n_receive][5F]: rows that travel */
     const mlff_graph *graph;
     int with_reverse;
     int64_t N, R, E;
