@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "graph.h"
 
+#include "order.h"
 #include "status.h"
 
 #include <stdlib.h>
@@ -124,6 +125,16 @@ mlff_status mlff_graph_reserve_slots(mlff_graph *graph, int64_t n_slots, int wit
     return MLFF_OK;
 }
 
+mlff_status mlff_graph_reserve_scratch(mlff_graph *graph, size_t bytes, const char *what, mlff_error *error)
+{
+    if (bytes <= graph->capacity_scratch && graph->scratch) return MLFF_OK;
+    size_t count = grown(graph->capacity_scratch, bytes > 0 ? bytes : 1);
+    graph->capacity_scratch = 0;
+    MLFF_TRY(replace(&graph->scratch, count, 1, what, error));
+    graph->capacity_scratch = count;
+    return MLFF_OK;
+}
+
 /* ------------------------------------------------------------------------------------- transpose */
 
 /* A counting sort. While it fills, incoming_first[r] walks from the first slot of row r to that of row r+1. */
@@ -225,7 +236,29 @@ static mlff_status check_list(const mlff_input *input, mlff_error *error)
 
 /* ------------------------------------------------------------------------------- an engine's list */
 
-/* Rows of the owned atoms, in the order of the list; images get the rows of their owners. */
+/* Positions as the order in space reads them. */
+typedef struct listed_atoms {
+    const double *x;
+    const int32_t *atoms;
+} listed_atoms;
+
+static void position_of(const void *context, int32_t k, double r[3])
+{
+    const listed_atoms *listed = context;
+    memcpy(r, listed->x + 3 * (size_t)listed->atoms[k], 3 * sizeof *r);
+}
+
+/* Rows first .. end-1 in their order in space. */
+static mlff_status order_rows(mlff_graph *graph, const double *x, int32_t first, int32_t end, mlff_error *error)
+{
+    int32_t *atoms = graph->atom_of_row + first;
+    MLFF_TRY(mlff_graph_reserve_scratch(graph, mlff_order_scratch((size_t)(end - first)), "bytes to sort", error));
+    mlff_order_in_space(end - first, atoms, position_of, &(listed_atoms){x, atoms}, graph->scratch);
+    for (int32_t row = first; row < end; ++row) graph->row_of_atom[graph->atom_of_row[row]] = row;
+    return MLFF_OK;
+}
+
+/* Rows of the owned atoms; images get the rows of their owners. */
 static mlff_status number_owned(mlff_graph *graph, const mlff_input *input, mlff_error *error)
 {
     const mlff_neighbour_list *list = input->neighbours;
@@ -256,6 +289,7 @@ static mlff_status number_owned(mlff_graph *graph, const mlff_input *input, mlff
     for (int32_t atom = 0; atom < input->n_local; ++atom) {
         if (row_of_atom[atom] == ROW_LEFT_OUT) row_of_atom[atom] = ROW_NONE;
     }
+    MLFF_TRY(order_rows(graph, input->x, 0, graph->n_owned, error));
     if (list->owner) {
         for (int32_t atom = input->n_local; atom < input->n_all; ++atom) {
             row_of_atom[atom] = row_of_atom[list->owner[atom]];
@@ -300,7 +334,7 @@ static mlff_status count_neighbours(mlff_graph *graph, const mlff_input *input, 
     return MLFF_OK;
 }
 
-/* Rows of the ghosts that other ranks own, in ascending order of atoms, after the owned ones. */
+/* Rows of the ghosts that other ranks own, after the owned ones. */
 static mlff_status number_ghosts(mlff_graph *graph, const mlff_input *input, mlff_error *error)
 {
     int32_t n_ghosts = 0;
@@ -315,7 +349,7 @@ static mlff_status number_ghosts(mlff_graph *graph, const mlff_input *input, mlf
         graph->atom_of_row[graph->n_rows] = atom;
         graph->row_of_atom[atom] = graph->n_rows++;
     }
-    return MLFF_OK;
+    return order_rows(graph, input->x, graph->n_owned, graph->n_rows, error);
 }
 
 static mlff_status from_list(mlff_graph *graph, const mlff_input *input, int n_elements, mlff_error *error)

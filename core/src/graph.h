@@ -6,7 +6,8 @@
  * list is rebuilt. Atoms that are left out (species -1) do not appear; what remains is numbered in rows:
  * owned atoms first, then, on several ranks, ghosts that some owned atom has as a neighbour candidate.
  * Where ghosts are images of owned atoms they have no row: a slot names the owner's row and the position of
- * the image.
+ * the image. Owned rows of a structure follow each other, and among them, as among ghosts, rows lie in space as order.h
+ * says.
  *
  * A slot is one directed candidate: row i has the slots first[i] .. first[i+1]-1, in a fixed order.
  */
@@ -40,7 +41,7 @@ typedef struct mlff_graph {
     /* capacities of the arrays above, which only grow */
     size_t capacity_atoms, capacity_rows, capacity_slots, capacity_shift;
 
-    /* room of mlff_graph_from_structures, kept because it is called at every step */
+    /* room while a graph is made, kept because that may be at every step */
     void *scratch;
     size_t capacity_scratch; /* bytes */
 } mlff_graph;
@@ -66,6 +67,7 @@ mlff_status mlff_graph_from_structures(mlff_graph *graph, const mlff_input *inpu
 mlff_status mlff_graph_check_atoms(const mlff_input *input, int n_elements, mlff_error *error);
 mlff_status mlff_graph_reserve_atoms(mlff_graph *graph, int32_t n_all, int32_t n_rows, mlff_error *error);
 mlff_status mlff_graph_reserve_slots(mlff_graph *graph, int64_t n_slots, int with_shift, mlff_error *error);
+mlff_status mlff_graph_reserve_scratch(mlff_graph *graph, size_t bytes, const char *what, mlff_error *error);
 void mlff_graph_transpose(mlff_graph *graph);
 
 /* r [3] from the atom at `centre` [3] to the slot's neighbour, x [n_all][3]; returns its length. angstrom */

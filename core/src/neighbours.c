@@ -14,6 +14,7 @@
  */
 #include "box.h"
 #include "graph.h"
+#include "order.h"
 #include "status.h"
 
 #include <math.h>
@@ -55,6 +56,7 @@ typedef struct sorted_atoms {
     int32_t *bin_of_row;      /* [rows] */
     int32_t *row_of_position; /* [rows] */
     int32_t *bin_first;       /* [rows + S] */
+    char *order;              /* [rows] of mlff_order_scratch(1) bytes each */
 } sorted_atoms;
 
 /* ---------------------------------------------------------------------------------------- checks */
@@ -109,7 +111,7 @@ static mlff_status check_amount(mlff_graph *graph, double slots, mlff_error *err
 
 /* ------------------------------------------------------------------------------------ rows and room */
 
-/* Owned rows in the order of atoms, and each structure's part of them. */
+/* Owned rows, for now in the order of atoms, and each structure's part of them. */
 static void number_rows(mlff_graph *graph, const mlff_input *input, group *groups)
 {
     const mlff_structures *s = input->structures;
@@ -123,7 +125,6 @@ static void number_rows(mlff_graph *graph, const mlff_input *input, group *group
             }
             graph->row_of_atom[atom] = row;
             graph->atom_of_row[row] = atom;
-            graph->species[row] = input->species[atom];
             graph->structure_of_row[row++] = k;
         }
         groups[k].n_rows = row - groups[k].first_row;
@@ -148,27 +149,44 @@ static size_t place_all(sorted_atoms *a, char *block, size_t n_rows, size_t n_st
     a->bin_of_row = place(block, &offset, n_rows, sizeof(int32_t));
     a->row_of_position = place(block, &offset, n_rows, sizeof(int32_t));
     a->bin_first = place(block, &offset, n_rows + n_structures, sizeof(int32_t));
+    a->order = place(block, &offset, n_rows, mlff_order_scratch(1));
     return offset;
 }
 
 static mlff_status reserve_scratch(mlff_graph *graph, sorted_atoms *a, size_t n_rows, size_t n_structures,
                                    mlff_error *error)
 {
-    size_t bytes = place_all(a, NULL, n_rows, n_structures) + 1; /* never 0 */
-    if (bytes > graph->capacity_scratch) {
-        if (bytes < graph->capacity_scratch + graph->capacity_scratch / 2) {
-            bytes = graph->capacity_scratch + graph->capacity_scratch / 2;
-        }
-        free(graph->scratch);
-        graph->capacity_scratch = 0;
-        graph->scratch = malloc(bytes);
-        if (!graph->scratch) {
-            return mlff_fail(error, MLFF_ERROR_MEMORY, "neighbour graph: no memory for %zu bytes of cell lists", bytes);
-        }
-        graph->capacity_scratch = bytes;
-    }
+    const size_t bytes = place_all(a, NULL, n_rows, n_structures);
+    MLFF_TRY(mlff_graph_reserve_scratch(graph, bytes, "bytes of cell lists", error));
     place_all(a, graph->scratch, n_rows, n_structures);
     return MLFF_OK;
+}
+
+/* One structure's atoms as the order in space reads them: as if all were in the cell. */
+typedef struct wrapped_atoms {
+    const box *box;
+    const double *x;
+    const int32_t *atoms;
+} wrapped_atoms;
+
+static void wrapped_position(const void *context, int32_t k, double r[3])
+{
+    const wrapped_atoms *w = context;
+    double coordinate[3], image[3];
+    mlff_box_wrap(w->box, w->x + 3 * (int64_t)w->atoms[k], coordinate, image, r);
+}
+
+static void order_group(const group *g, const sorted_atoms *a, mlff_graph *graph, const mlff_input *input)
+{
+    int32_t *atoms = graph->atom_of_row + g->first_row;
+    const wrapped_atoms wrapped = {&g->box, input->x, atoms};
+    mlff_order_in_space(g->n_rows, atoms, wrapped_position, &wrapped,
+                        a->order + mlff_order_scratch((size_t)g->first_row));
+    for (int32_t row = g->first_row; row < g->first_row + g->n_rows; ++row) {
+        const int32_t atom = graph->atom_of_row[row];
+        graph->row_of_atom[atom] = row;
+        graph->species[row] = input->species[atom];
+    }
 }
 
 /* Sorts one structure's atoms by bin, within a bin by row. */
@@ -399,9 +417,10 @@ static mlff_status check_groups(const mlff_graph *graph, const mlff_input *input
     return MLFF_OK;
 }
 
-/* Wraps, bins and sorts one structure's atoms. */
-static void place_group(group *g, const sorted_atoms *a, const mlff_graph *graph, const double *x, double cutoff)
+/* Wraps, orders, bins and sorts one structure's atoms. */
+static void place_group(group *g, const sorted_atoms *a, mlff_graph *graph, const mlff_input *input, double cutoff)
 {
+    const double *x = input->x;
     g->visits = 0.0;
     g->bad_row = -1;
     if (g->n_rows == 0) return;
@@ -410,6 +429,7 @@ static void place_group(group *g, const sorted_atoms *a, const mlff_graph *graph
         g->bad_row = g->first_row + bad;
         return;
     }
+    order_group(g, a, graph, input);
     const double sure = fmax(cutoff - g->box.margin, 0.0), possible = cutoff + g->box.margin;
     g->sure = sure * sure;
     g->possible = possible * possible;
@@ -434,7 +454,7 @@ static mlff_status place_atoms(mlff_graph *graph, const mlff_input *input, sorte
 
     (void)threads;
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (int32_t k = 0; k < n_structures; ++k) place_group(&a->groups[k], a, graph, input->x, cutoff);
+    for (int32_t k = 0; k < n_structures; ++k) place_group(&a->groups[k], a, graph, input, cutoff);
     return check_groups(graph, input, a->groups, error);
 }
 
