@@ -93,6 +93,19 @@ static mlff_status check_input(const mlff_input *in, const mlff_output *out, mlf
     return MLFF_OK;
 }
 
+/* From the engine's list, or by a search where it leaves that to the library. */
+static mlff_status graph_of_list(mlff_evaluator *e, const mlff_input *in, mlff_error *error)
+{
+    const int n_elements = e->model->info.n_elements;
+    const double cutoff = e->model->info.cutoff;
+    if (!mlff_graph_is_search(in->neighbours)) return mlff_graph_from_list(&e->graph, in, n_elements, error);
+    if (!(in->neighbours->reach >= cutoff))
+        return mlff_fail(error, MLFF_ERROR_ARGUMENT,
+                         "neighbours: found reach %g, expected the model's cutoff, %g, or more", in->neighbours->reach,
+                         cutoff);
+    return mlff_graph_from_search(&e->graph, in, n_elements, e->info.threads, error);
+}
+
 static mlff_status update_graph(mlff_evaluator *e, const mlff_input *in, mlff_error *error)
 {
     const int n_elements = e->model->info.n_elements;
@@ -102,7 +115,7 @@ static mlff_status update_graph(mlff_evaluator *e, const mlff_input *in, mlff_er
     }
     if (in->neighbours->rebuilt || !e->graph_is_list) {
         e->graph_is_list = 0;
-        MLFF_TRY(mlff_graph_from_list(&e->graph, in, n_elements, error));
+        MLFF_TRY(graph_of_list(e, in, error));
         e->graph_is_list = 1;
         return MLFF_OK;
     }

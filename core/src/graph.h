@@ -57,6 +57,16 @@ size_t mlff_graph_memory(const mlff_graph *graph);
 /* Makes the graph from an engine's list (slots are all of the list's neighbours, skin included). */
 mlff_status mlff_graph_from_list(mlff_graph *graph, const mlff_input *input, int n_elements, mlff_error *error);
 
+/* The same for an engine that leaves the search to the library (mlff_graph_is_search): slots are all atoms within the
+ * list's reach. */
+mlff_status mlff_graph_from_search(mlff_graph *graph, const mlff_input *input, int n_elements, int threads,
+                                   mlff_error *error);
+
+static inline int mlff_graph_is_search(const mlff_neighbour_list *list)
+{
+    return !list->firstneigh && list->reach != 0;
+}
+
 /* Makes the graph from structures: cell lists, every image within the cutoff, any cell. */
 mlff_status mlff_graph_from_structures(mlff_graph *graph, const mlff_input *input, int n_elements, double cutoff,
                                        int threads, mlff_error *error);
@@ -69,6 +79,13 @@ mlff_status mlff_graph_reserve_atoms(mlff_graph *graph, int32_t n_all, int32_t n
 mlff_status mlff_graph_reserve_slots(mlff_graph *graph, int64_t n_slots, int with_shift, mlff_error *error);
 mlff_status mlff_graph_reserve_scratch(mlff_graph *graph, size_t bytes, const char *what, mlff_error *error);
 void mlff_graph_transpose(mlff_graph *graph);
+
+/* Fills first and, for each slot, neighbour_atom by a search around the owned rows; scratch is written anew. */
+mlff_status mlff_graph_search(mlff_graph *graph, const mlff_input *input, int threads, mlff_error *error);
+
+/* Checks of an engine's list or request to search, but for its neighbours; of structures. */
+mlff_status mlff_graph_check_list(const mlff_input *input, mlff_error *error);
+mlff_status mlff_graph_check_structures(const mlff_input *input, mlff_error *error);
 
 /* r [3] from the atom at `centre` [3] to the slot's neighbour, x [n_all][3]; returns its length. angstrom */
 static inline double mlff_graph_separation(const mlff_graph *graph, const double *x, int64_t slot, const double *centre,
