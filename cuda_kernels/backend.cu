@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The CUDA backend behind the core's struct: memory, transfers, and the table of functions. */
-#include "memory.cuh"
+#include "neighbours.cuh"
 
 #include <limits.h>
 #include <math.h>
@@ -57,7 +57,7 @@ static mlff_status prepare(void *state_, const mlff_graph *graph, const double *
 template <typename T>
 static mlff_status explain(const state<T> *s, const double *x, const int bad[2], mlff_error *error)
 {
-    if (bad[0] < s->N) return mlff_graph_explain_row(s->graph, x, bad[0], error);
+    if (bad[0] < s->N) return explain_row(s, x, bad[0], error);
     if (bad[1] < s->N)
         return mlff_fail(error, MLFF_ERROR_NUMERICS, "atom index %d: energy or virial is not a finite number",
                          (int)s->graph->atom_of_row[bad[1]]);
@@ -106,8 +106,7 @@ template <typename T> static mlff_status collect(void *state_, mlff_output *out,
         if (out->energy) out->energy[structure] += sums[10 * (size_t)c];
         for (int q = 0; q < 9 && out->virial; q++)
             out->virial[9 * (size_t)structure + q] += sums[10 * (size_t)c + 1 + q];
-        const int32_t begin = row;
-        while (row < s->N && row - begin < CHUNK_ROWS && s->graph->structure_of_row[row] == structure) row++;
+        row = chunk_end(s->graph, row);
     }
     return MLFF_OK;
 }
@@ -122,6 +121,8 @@ template <typename T> static void destroy(void *state_)
     cudaFree(s->graph_arena.memory);
     cudaFree(s->arena.memory);
     cudaFree(s->virial_arena.memory);
+    if (s->search) device_search_free(s->search);
+    free(s->search);
     cudaFreeHost(s->host);
     cudaFreeHost(s->halo_host);
     if (s->stream) cudaStreamDestroy(s->stream);
@@ -194,7 +195,8 @@ template <typename T> static const char *device_of(const void *state_)
 template <typename T> static size_t memory(const void *state_)
 {
     const state<T> *s = (const state<T> *)state_;
-    return s->arena.bytes + s->graph_arena.bytes + s->virial_arena.bytes + s->w.storage_bytes;
+    return s->arena.bytes + s->graph_arena.bytes + s->virial_arena.bytes + s->w.storage_bytes +
+           (s->search ? device_search_memory(s->search) : 0);
 }
 
 template <typename T>
@@ -229,6 +231,12 @@ LAYER_OF_ONE(update_forward)
 LAYER_OF_ONE(update_reverse)
 
 template <typename T>
+static mlff_status do_search(void *state_, mlff_graph *graph, const mlff_input *input, double reach, mlff_error *error)
+{
+    return search_graph((state<T> *)state_, graph, input, reach, error);
+}
+
+template <typename T>
 static mlff_status do_halo_begin(void *state_, halo_kind kind, int l, halo_rows *rows, mlff_error *error)
 {
     return halo_begin((state<T> *)state_, kind, l, rows, error);
@@ -252,6 +260,7 @@ template <typename T> static backend table(const char *precision)
     b.real_bytes = sizeof(T);
     b.create = create<T>;
     b.free = destroy<T>;
+    b.search = do_search<T>;
     b.prepare = prepare<T>;
     b.first_message_forward = do_first_message_forward<T>;
     b.context_forward = do_context_forward<T>;

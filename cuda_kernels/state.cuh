@@ -127,6 +127,8 @@ struct chunk {
     int32_t structure, begin, end;
 };
 
+struct device_search; /* neighbours.cuh */
+
 struct device_arena {
     char *memory;
     size_t bytes;
@@ -154,6 +156,7 @@ template <typename T> struct state {
     int64_t *incoming;       /* [n_slots] */
     chunk *chunks;           /* [n_chunks] */
     device_arena graph_arena;
+    device_search *search; /* what the library's own search keeps; NULL before the first */
 
     /* one evaluation */
     double *x;                       /* [n_all][3] */
@@ -188,6 +191,13 @@ template <typename T> struct state {
 
 /* Copies a graph to the device; its arrays may change once this returns. */
 template <typename T> mlff_status send_graph(state<T> *s, const mlff_graph *g, mlff_error *error);
+
+/* Makes a graph by a search on the device. */
+template <typename T>
+mlff_status search_graph(state<T> *s, mlff_graph *graph, const mlff_input *input, double reach, mlff_error *error);
+
+/* As mlff_graph_explain_row, wherever the slots are. */
+template <typename T> mlff_status explain_row(const state<T> *s, const double *x, int64_t row, mlff_error *error);
 
 /* As in the table of functions (backend.h). */
 template <typename T> mlff_status halo_begin(state<T> *s, halo_kind kind, int l, halo_rows *rows, mlff_error *error);

@@ -28,6 +28,10 @@ typedef struct backend {
     void (*free)(void *state);
     const char *(*device)(const void *state); /* "cpu (avx512)", "cuda (NVIDIA H200)"; lives as long as the state */
 
+    /* Makes the graph of structures, or of an engine that leaves the search to the library, with its slots on the device;
+     * reach in angstrom. NULL: the makers of graph.h do it on the host. */
+    mlff_status (*search)(void *state, mlff_graph *graph, const mlff_input *input, double reach, mlff_error *error);
+
     /* Takes positions, keeps the edges within the cutoff, makes room for every tensor of this evaluation. All that can
      * fail for want of memory or bad numbers fails here, before the first exchange between ranks. */
     mlff_status (*prepare)(void *state, const mlff_graph *graph, const double *x, int with_reverse, int with_halo,

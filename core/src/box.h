@@ -78,7 +78,7 @@ MLFF_ON_DEVICE static inline void mlff_box_choose_bins(box *b, int32_t n_atoms, 
     const double reach = cutoff + b->margin;
     double bins[3];
     for (int d = 0; d < 3; ++d) bins[d] = fmax(1.0, floor(b->height[d] * b->extent[d] / reach));
-    while (bins[0] * bins[1] * bins[2] > fmax(n_atoms, 1.0)) {
+    while (bins[0] * bins[1] * bins[2] > fmax((double)n_atoms, 1.0)) {
         int most = bins[1] > bins[0] ? 1 : 0;
         if (bins[2] > bins[most]) most = 2;
         bins[most] = ceil(bins[most] / 2.0);

@@ -10,10 +10,11 @@
 /* What row_of_atom holds besides rows; only ROW_NONE is left when a graph is finished. */
 enum { ROW_NONE = -1, ROW_LEFT_OUT = -2, ROW_GHOST = -3 };
 
-static void clear(mlff_graph *graph)
+void mlff_graph_clear(mlff_graph *graph)
 {
     graph->n_local = graph->n_all = graph->n_owned = graph->n_rows = graph->n_structures = 0;
     graph->n_slots = 0;
+    graph->on_device = 0;
 }
 
 void mlff_graph_free(mlff_graph *graph)
@@ -422,9 +423,9 @@ static mlff_status from_list(mlff_graph *graph, const mlff_input *input, int n_e
 
 mlff_status mlff_graph_from_list(mlff_graph *graph, const mlff_input *input, int n_elements, mlff_error *error)
 {
-    clear(graph);
+    mlff_graph_clear(graph);
     mlff_status status = from_list(graph, input, n_elements, error);
-    if (status != MLFF_OK) clear(graph);
+    if (status != MLFF_OK) mlff_graph_clear(graph);
     return status;
 }
 
@@ -447,9 +448,9 @@ static mlff_status from_search(mlff_graph *graph, const mlff_input *input, int n
 mlff_status mlff_graph_from_search(mlff_graph *graph, const mlff_input *input, int n_elements, int threads,
                                    mlff_error *error)
 {
-    clear(graph);
+    mlff_graph_clear(graph);
     mlff_status status = from_search(graph, input, n_elements, threads, error);
-    if (status != MLFF_OK) clear(graph);
+    if (status != MLFF_OK) mlff_graph_clear(graph);
     return status;
 }
 
@@ -463,16 +464,17 @@ static int atom_with_bad_position(const double *x, int i, int j)
     return j;
 }
 
-mlff_status mlff_graph_explain_row(const mlff_graph *g, const double *x, int64_t row, mlff_error *error)
+mlff_status mlff_graph_explain_slots(const mlff_graph *g, const double *x, int64_t row, int64_t n,
+                                     const int32_t *neighbour_atom, const double *shift, mlff_error *error)
 {
     const int i = g->atom_of_row[row];
     const double *centre = x + 3 * (size_t)i;
     if (!isfinite(centre[0]) || !isfinite(centre[1]) || !isfinite(centre[2]))
         return mlff_fail(error, MLFF_ERROR_NUMERICS, "atom index %d: position (%g, %g, %g), expected finite numbers", i,
                          centre[0], centre[1], centre[2]);
-    for (int64_t slot = g->first[row]; slot < g->first[row + 1]; slot++) {
-        double r[3], d = mlff_graph_separation(g, x, slot, centre, r);
-        const int j = g->neighbour_atom[slot];
+    for (int64_t k = 0; k < n; k++) {
+        const int j = neighbour_atom[k];
+        double r[3], d = mlff_separation(x + 3 * (size_t)j, shift ? shift + 3 * k : NULL, centre, r);
         if (!isfinite(d)) {
             const int bad = atom_with_bad_position(x, i, j);
             return mlff_fail(error, MLFF_ERROR_NUMERICS,
@@ -486,4 +488,11 @@ mlff_status mlff_graph_explain_row(const mlff_graph *g, const double *x, int64_t
                 centre[0], centre[1], centre[2]);
     }
     return mlff_fail(error, MLFF_ERROR_NUMERICS, "atom index %d: its neighbours' distances are not usable", i);
+}
+
+mlff_status mlff_graph_explain_row(const mlff_graph *g, const double *x, int64_t row, mlff_error *error)
+{
+    const int64_t first = g->first[row];
+    return mlff_graph_explain_slots(g, x, row, g->first[row + 1] - first, g->neighbour_atom + first,
+                                    g->shift ? g->shift + 3 * first : NULL, error);
 }

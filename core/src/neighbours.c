@@ -511,13 +511,9 @@ static mlff_status from_structures(mlff_graph *graph, const mlff_input *input, i
 mlff_status mlff_graph_from_structures(mlff_graph *graph, const mlff_input *input, int n_elements, double cutoff,
                                        int threads, mlff_error *error)
 {
-    graph->n_local = graph->n_all = graph->n_owned = graph->n_rows = graph->n_structures = 0;
-    graph->n_slots = 0;
+    mlff_graph_clear(graph);
     mlff_status status = from_structures(graph, input, n_elements, cutoff, threads, error);
-    if (status != MLFF_OK) {
-        graph->n_local = graph->n_all = graph->n_owned = graph->n_rows = graph->n_structures = 0;
-        graph->n_slots = 0;
-    }
+    if (status != MLFF_OK) mlff_graph_clear(graph);
     return status;
 }
 

@@ -23,7 +23,7 @@
 
 /* Blocks of the curve are no smaller, angstrom, so that few rows lie where one block's curve ends and the next begins. */
 #define ORDER_LEAST_BLOCK 24.0
-#define ORDER_MOST_BLOCKS 64 /* in each direction */
+#define ORDER_MOST_BLOCKS 64.0 /* in each direction */
 
 /* Bytes that mlff_order_in_space needs for n atoms. */
 size_t mlff_order_scratch(size_t n);

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Graphs of an engine's neighbour list. */
+#include "device_search.h"
 #include "graph_checks.h"
+#include "support.h"
 
 enum { ELEMENTS = 3, MASK = 0x1FFFFFFF };
 
@@ -357,7 +359,7 @@ static void list_and_structures_give_the_same_edges(void **state)
         mlff_structures s = {1, first_atom, cells[k], periodic};
         mlff_input input = {.n_local = 6, .n_all = 6, .x = e.x, .species = e.species, .structures = &s};
         mlff_error error;
-        assert_int_equal(mlff_graph_from_structures(&structure, &input, ELEMENTS, 5.0, 1, &error), MLFF_OK);
+        assert_int_equal(graph_from_structures(&structure, &input, ELEMENTS, 5.0, 1, &error), MLFF_OK);
         check_graph(&structure);
         collect_edges(&of_list, &list, e.x, 5.0);
         collect_edges(&of_structure, &structure, e.x, 5.0);
@@ -368,7 +370,7 @@ static void list_and_structures_give_the_same_edges(void **state)
         /* and the same graph may be made one way after the other */
         build_well(&structure, &e);
         assert_int_equal(structure.n_slots, list.n_slots);
-        assert_int_equal(mlff_graph_from_structures(&list, &input, ELEMENTS, 5.0, 1, &error), MLFF_OK);
+        assert_int_equal(graph_from_structures(&list, &input, ELEMENTS, 5.0, 1, &error), MLFF_OK);
         assert_int_equal(list.n_slots, of_structure.n);
         assert_non_null(list.shift);
         free(of_list.edge);
@@ -398,7 +400,7 @@ static void a_search_finds_what_a_list_has(void **state)
         e.input.neighbours = &request;
         mlff_error error;
         for (int threads = 1; threads <= 3; ++threads) {
-            const mlff_status status = mlff_graph_from_search(&search, &e.input, ELEMENTS, threads, &error);
+            const mlff_status status = graph_from_search(&search, &e.input, ELEMENTS, threads, &error);
             CHECK(status == MLFF_OK, "refused: %s", error.message);
             check_graph(&search);
             assert_int_equal(search.n_rows, list.n_rows);
@@ -413,7 +415,7 @@ static void a_search_finds_what_a_list_has(void **state)
         }
         e.x[3 * (e.input.n_all - 1)] = INFINITY; /* a ghost */
         assert_true(e.species[e.input.n_all - 1] >= 0);
-        assert_int_equal(mlff_graph_from_search(&search, &e.input, ELEMENTS, 1, &error), MLFF_ERROR_NUMERICS);
+        assert_int_equal(graph_from_search(&search, &e.input, ELEMENTS, 1, &error), MLFF_ERROR_NUMERICS);
         assert_int_equal(search.n_rows, 0);
         free(of_list.edge);
         free(of_search.edge);
@@ -553,7 +555,7 @@ static void ghosts_need_an_owner_or_a_halo(void **state)
     REFUSED(e.species[5] = -1, "atom index 5: found species -1, expected 2 as its owner, atom index 2");
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_image_has_its_owners_row_and_its_own_position),
@@ -573,5 +575,5 @@ int main(void)
         cmocka_unit_test(atoms_out_of_range_are_refused_with_their_value),
         cmocka_unit_test(ghosts_need_an_owner_or_a_halo),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return RUN_ON_DEVICE(argc, argv, "graph", tests);
 }
