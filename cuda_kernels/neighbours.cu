@@ -21,6 +21,7 @@
 #include <cub/device/device_radix_sort.cuh>
 #include <cub/device/device_scan.cuh>
 
+#include <algorithm>
 #include <cuda/std/functional>
 #include <stdlib.h>
 #include <string.h>
@@ -64,8 +65,9 @@ struct search_view {
     int32_t *bin_first;             /* [M + S + 1] */
     double *wrapped[3], *image[3];  /* [M] of sorted items; no images with an engine's atoms */
     int32_t *atom_of_item, *target; /* [M] of sorted items; target: row, or N + a ghost that may get one */
-    int32_t *count, *named;         /* [N+1], [A+1] neighbours of a row, slots that name a target */
-    int32_t *named_row, *cursor;    /* [A+1] the same by row; [A] */
+    int32_t *count, *named;         /* [N+1], [A+1] neighbours of a row, slots that name a target; with structures each
+                                       neighbour names back, and there is no `named` */
+    int32_t *named_row, *cursor;    /* [A+1] slots that name a row; [A] */
     int32_t *row_of_atom;           /* [A] */
     totals *total;
     device_graph g;
@@ -258,7 +260,7 @@ __global__ void items_kernel(search_view a)
             if (a.image[0]) a.image[d][k] = image[d];
         }
         a.atom_of_item[k] = atom;
-        a.target[k] = item < a.N ? item : a.owner ? a.row_of_atom[atom] : item;
+        if (a.target) a.target[k] = item < a.N ? item : a.owner ? a.row_of_atom[atom] : item;
     }
     if (k > a.M + a.S) return;
     int32_t low = 0, high = a.M; /* the first item whose bin is k or above */
@@ -303,52 +305,64 @@ __device__ bool is_within_reach(const search_view &a, const searched &g, int32_t
 }
 
 /* Floor of value / divisor. */
-__device__ int64_t floor_divide(int64_t value, int64_t divisor)
+__device__ int32_t floor_divide(int32_t value, int32_t divisor)
 {
     if (value >= 0 && value < divisor) return 0;
     return value / divisor - (value % divisor < 0);
 }
 
-/* Calls take(near, other, cells) for all candidates of sorted item `self`, with the whole warp, in an order that depends
- * on the item alone. */
+/* Where sorted item `self` stands for items that are displaced by whole cells. */
+__device__ void displaced(const search_view &a, const box &b, int32_t self, const int32_t cells[3], double centre[3])
+{
+    for (int c = 0; c < 3; c++) centre[c] = a.wrapped[c][self];
+    if ((cells[0] | cells[1] | cells[2]) == 0) return;
+    for (int c = 0; c < 3; c++)
+        centre[c] -= cells[0] * b.lattice[0][c] + cells[1] * b.lattice[1][c] + cells[2] * b.lattice[2][c];
+}
+
+/* Calls take(near, other, cells) for items begin .. end-1, seen in other cells, with the whole warp. */
+template <typename Take>
+__device__ void walk_run(const search_view &a, const searched &g, int32_t self, int32_t begin, int32_t end,
+                         const int32_t cells[3], Take take)
+{
+    double centre[3];
+    displaced(a, g.b, self, cells, centre);
+    const bool home = (cells[0] | cells[1] | cells[2]) == 0;
+    for (int32_t other = begin + threadIdx.x % 32; other - (int32_t)(threadIdx.x % 32) < end; other += 32) {
+        bool near = false;
+        if (other < end) {
+            const double dx = a.wrapped[0][other] - centre[0], dy = a.wrapped[1][other] - centre[1],
+                         dz = a.wrapped[2][other] - centre[2], d2 = dx * dx + dy * dy + dz * dz;
+            near = d2 < g.possible2 && !(home && other == self);
+            if (near && !(d2 < g.sure2)) near = is_within_reach(a, g, self, other, cells);
+        }
+        take(near, other, cells);
+    }
+}
+
+/* The same for all candidates of sorted item `self`, in an order that depends on the item alone. */
 template <typename Take> __device__ void walk(const search_view &a, const searched &g, int32_t self, Take take)
 {
-    const int lane = threadIdx.x % 32;
     const box &b = g.b;
-    const int64_t bins1 = b.bins[1], bins2 = b.bins[2], bin = (int64_t)a.bin_sorted[self] - g.first_bin;
-    const int64_t at[3] = {bin / (bins1 * bins2), bin / bins2 % bins1, bin % bins2};
-    int64_t low[3], high[3];
+    const int32_t bins[3] = {(int32_t)b.bins[0], (int32_t)b.bins[1], (int32_t)b.bins[2]};
+    const int32_t bin = (int32_t)a.bin_sorted[self] - g.first_bin;
+    int32_t low[3] = {bin / (bins[1] * bins[2]), bin / bins[2] % bins[1], bin % bins[2]}, high[3], cells[3];
     for (int d = 0; d < 3; d++) {
-        low[d] = at[d] - b.range[d], high[d] = at[d] + b.range[d];
+        const int32_t range = (int32_t)b.range[d];
+        high[d] = low[d] + range, low[d] -= range;
         if (b.periodic[d]) continue;
         low[d] = low[d] < 0 ? 0 : low[d];
-        high[d] = high[d] > b.bins[d] - 1 ? b.bins[d] - 1 : high[d];
+        high[d] = high[d] > bins[d] - 1 ? bins[d] - 1 : high[d];
     }
-    const double x0 = a.wrapped[0][self], x1 = a.wrapped[1][self], x2 = a.wrapped[2][self];
-    for (int64_t i = low[0]; i <= high[0]; i++) {
-        const int64_t cell0 = floor_divide(i, b.bins[0]);
-        for (int64_t j = low[1]; j <= high[1]; j++) {
-            const int64_t cell1 = floor_divide(j, bins1);
-            const int64_t base = g.first_bin + ((i - cell0 * b.bins[0]) * bins1 + (j - cell1 * bins1)) * bins2;
-            for (int64_t cell2 = floor_divide(low[2], bins2); cell2 * bins2 <= high[2]; cell2++) {
-                const int64_t from = low[2] - cell2 * bins2, to = high[2] - cell2 * bins2;
-                const int32_t begin = a.bin_first[base + (from > 0 ? from : 0)];
-                const int32_t end = a.bin_first[base + (to < bins2 ? to + 1 : bins2)];
-                const int32_t cells[3] = {(int32_t)cell0, (int32_t)cell1, (int32_t)cell2};
-                double centre[3] = {x0, x1, x2};
-                for (int c = 0; c < 3; c++)
-                    centre[c] -= cells[0] * b.lattice[0][c] + cells[1] * b.lattice[1][c] + cells[2] * b.lattice[2][c];
-                for (int32_t run = begin; run < end; run += 32) {
-                    const int32_t other = run + lane;
-                    bool near = false;
-                    if (other < end) {
-                        const double dx = a.wrapped[0][other] - centre[0], dy = a.wrapped[1][other] - centre[1],
-                                     dz = a.wrapped[2][other] - centre[2], d2 = dx * dx + dy * dy + dz * dz;
-                        near = d2 < g.possible2 && !(other == self && cell0 == 0 && cell1 == 0 && cell2 == 0);
-                        if (near && !(d2 < g.sure2)) near = is_within_reach(a, g, self, other, cells);
-                    }
-                    take(near, other, cells);
-                }
+    for (int32_t i = low[0]; i <= high[0]; i++) {
+        cells[0] = floor_divide(i, bins[0]);
+        for (int32_t j = low[1]; j <= high[1]; j++) {
+            cells[1] = floor_divide(j, bins[1]);
+            const int32_t line = (i - cells[0] * bins[0]) * bins[1] + (j - cells[1] * bins[1]);
+            const int32_t *first = a.bin_first + g.first_bin + line * bins[2];
+            for (cells[2] = floor_divide(low[2], bins[2]); cells[2] * bins[2] <= high[2]; cells[2]++) {
+                const int32_t from = low[2] - cells[2] * bins[2], to = high[2] - cells[2] * bins[2];
+                walk_run(a, g, self, first[from > 0 ? from : 0], first[to < bins[2] ? to + 1 : bins[2]], cells, take);
             }
         }
     }
@@ -364,7 +378,8 @@ __device__ int32_t row_item(const search_view &a)
 __global__ void __launch_bounds__(256) count_kernel(search_view a)
 {
     const int32_t self = row_item(a), lane = threadIdx.x % 32;
-    if (self < 0) return;
+    const bool is_wrong = a.total->bad_atom < a.A || a.total->flat_structure < a.S || a.total->too_flat;
+    if (self < 0 || is_wrong) return;
     const int32_t row = a.item_sorted[self];
     int32_t count = 0;
     walk(a, a.group[structure_of(a, a.atom_of_item[self])], self, [&](bool near, int32_t other, const int32_t *) {
@@ -475,7 +490,7 @@ __global__ void ghost_rows_kernel(search_view a)
 __global__ void named_rows_kernel(search_view a)
 {
     const int32_t row = blockIdx.x * blockDim.x + threadIdx.x;
-    if (row < a.N) a.named_row[row] = a.named[row];
+    if (row < a.N) a.named_row[row] = a.named ? a.named[row] : a.count[row];
 }
 
 __global__ void most_kernel(search_view a, int32_t n)
@@ -551,8 +566,10 @@ static mlff_status read_structures(searched *groups, request *r, const mlff_inpu
         *g = {};
         g->first_atom = first, g->first_item = item, g->first_bin = item + k;
         int32_t n = 0, n_local = 0;
-        for (int32_t atom = first; atom < end; atom++) n += in->species[atom] >= 0;
-        for (int32_t atom = first; !in->structures && atom < in->n_local; atom++) n_local += in->species[atom] >= 0;
+        for (int32_t atom = first; atom < end; atom++) {
+            n += in->species[atom] >= 0;
+            if (atom == in->n_local - 1) n_local = n;
+        }
         g->n_items = n;
         item += n;
         r->n_rows += in->structures ? n : n_local;
@@ -614,9 +631,9 @@ static mlff_status place_rows(device_search *d, search_view *a, const request *r
         {&a->image[1], images, sizeof(double), "images along the second vector"},
         {&a->image[2], images, sizeof(double), "images along the third vector"},
         {&a->atom_of_item, M, sizeof(int32_t), "atoms of items"},
-        {&a->target, M, sizeof(int32_t), "rows of items"},
+        {&a->target, r->structures ? 0 : M, sizeof(int32_t), "rows of items"},
         {&a->count, N + 1, sizeof(int32_t), "neighbours"},
-        {&a->named, A + 1, sizeof(int32_t), "named"},
+        {&a->named, r->structures ? 0 : A + 1, sizeof(int32_t), "named"},
         {&a->named_row, A + 1, sizeof(int32_t), "named rows"},
         {&a->cursor, A, sizeof(int32_t), "cursors"},
         {&a->row_of_atom, A, sizeof(int32_t), "rows of atoms"},
@@ -674,7 +691,7 @@ static mlff_status send_atoms(const search_view *a, const transfers *t, const re
     CUDA_TRY(cudaMemsetAsync(a->high, 0, S * HIGHS * sizeof(uint64_t), stream));
     CUDA_TRY(cudaMemsetAsync(a->row_of_atom, 0xff, A * sizeof(int32_t), stream));
     CUDA_TRY(cudaMemsetAsync(a->count, 0, ((size_t)r->n_rows + 1) * sizeof(int32_t), stream));
-    CUDA_TRY(cudaMemsetAsync(a->named, 0, (A + 1) * sizeof(int32_t), stream));
+    if (a->named) CUDA_TRY(cudaMemsetAsync(a->named, 0, (A + 1) * sizeof(int32_t), stream));
     CUDA_TRY(cudaMemsetAsync(a->named_row, 0, (A + 1) * sizeof(int32_t), stream));
     CUDA_TRY(cudaMemsetAsync(a->cursor, 0, A * sizeof(int32_t), stream));
     return MLFF_OK;
@@ -800,7 +817,7 @@ static mlff_status fill_host(mlff_graph *graph, const request *r, const transfer
     memcpy(graph->row_of_atom, t->row_of_atom, (size_t)r->n_atoms * sizeof(int32_t));
     for (int32_t k = 0; k < r->n_structures; k++) {
         const int32_t end = r->structures ? t->groups[k].first_item + t->groups[k].n_items : r->n_rows;
-        for (int32_t row = t->groups[k].first_item; row < end; row++) graph->structure_of_row[row] = k;
+        std::fill(graph->structure_of_row + t->groups[k].first_item, graph->structure_of_row + end, k);
     }
     graph->n_slots = (int64_t)t->total->slots;
     graph->on_device = 1;
@@ -865,7 +882,7 @@ mlff_status search_on_device(device_search *d, cudaStream_t stream, mlff_graph *
 {
     mlff_graph_clear(graph);
     MLFF_TRY(mlff_graph_check_atoms(in, n_elements, error));
-    MLFF_TRY(in->structures ? mlff_graph_check_structures(in, error) : mlff_graph_check_list(in, error));
+    MLFF_TRY(in->neighbours ? mlff_graph_check_list(in, error) : mlff_graph_check_structures(in, error));
     if (in->n_local == 0) return search_on_host(graph, in, n_elements, reach, error); /* no row: nothing to launch */
     request r = {in->n_all, in->n_local, 1};
     r.structures = in->structures;

@@ -169,7 +169,10 @@ mlff_status mlff_graph_check_atoms(const mlff_input *input, int n_elements, mlff
     if (input->n_all > 0 && !input->species) {
         return mlff_fail(error, MLFF_ERROR_ARGUMENT, "species: found NULL, expected species of %d atoms", input->n_all);
     }
-    for (int32_t atom = 0; atom < input->n_all; ++atom) {
+    uint32_t bad = 0; /* without a branch, because this is done at every call with structures */
+    for (int32_t atom = 0; atom < input->n_all; ++atom)
+        bad |= (uint32_t)input->species[atom] + 1 > (uint32_t)n_elements;
+    for (int32_t atom = 0; bad && atom < input->n_all; ++atom) {
         int32_t species = input->species[atom];
         if (species < -1 || species >= n_elements) {
             return mlff_fail(error, MLFF_ERROR_ARGUMENT,
