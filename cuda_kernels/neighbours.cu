@@ -384,7 +384,7 @@ __global__ void __launch_bounds__(256) count_kernel(search_view a)
     int32_t count = 0;
     walk(a, a.group[structure_of(a, a.atom_of_item[self])], self, [&](bool near, int32_t other, const int32_t *) {
         count += __popc(__ballot_sync(0xffffffffu, near));
-        if (near) atomicAdd(&a.named[a.target[other]], 1);
+        if (near && a.named) atomicAdd(&a.named[a.target[other]], 1);
     });
     if (lane > 0) return;
     a.count[row] = count;
