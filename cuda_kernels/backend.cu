@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The CUDA backend behind the core's struct: memory, transfers, and the table of functions. */
 #include "memory.cuh"
+#include "neighbours.cuh"
 #include "recording.cuh"
 
 #include <limits.h>
@@ -166,7 +167,7 @@ template <typename T> static mlff_status explain(state<T> *s, mlff_error *error)
     const int *bad = (const int *)result_on_host(s, s->bad_row);
     if (bad[0] >= s->N && bad[1] >= s->N) return MLFF_OK;
     s->placed_for = 0; /* the next evaluation clears the marks */
-    if (bad[0] < s->N) return mlff_graph_explain_row(s->graph, (const double *)s->host, bad[0], error);
+    if (bad[0] < s->N) return explain_row(s, (const double *)s->host, bad[0], error);
     return mlff_fail(error, MLFF_ERROR_NUMERICS, "atom index %d: energy or virial is not a finite number",
                      (int)s->graph->atom_of_row[bad[1]]);
 }
@@ -238,6 +239,8 @@ template <typename T> static void destroy(void *state_)
     cudaFree(s->graph_arena.memory);
     cudaFree(s->arena.memory);
     cudaFree(s->virial_arena.memory);
+    if (s->search) device_search_free(s->search);
+    free(s->search);
     cudaFreeHost(s->host);
     cudaFreeHost(s->halo_host);
     if (s->stream) cudaStreamDestroy(s->stream);
@@ -330,7 +333,8 @@ template <typename T> static const char *gpu_of(const void *state_, int *device_
 template <typename T> static size_t memory(const void *state_)
 {
     const state<T> *s = (const state<T> *)state_;
-    return s->arena.bytes + s->graph_arena.bytes + s->virial_arena.bytes + s->halo_arena.bytes + s->w.storage_bytes;
+    return s->arena.bytes + s->graph_arena.bytes + s->virial_arena.bytes + s->halo_arena.bytes + s->w.storage_bytes +
+           (s->search ? device_search_memory(s->search) : 0);
 }
 
 template <typename T>
@@ -363,6 +367,13 @@ LAYER_OF_ONE(update_forward)
 LAYER_OF_ONE(update_reverse)
 
 template <typename T>
+static mlff_status do_search(void *state_, mlff_graph *graph, const mlff_input *input, double reach, mlff_error *error)
+{
+    MLFF_TRY(enter((state<T> *)state_, error));
+    return search_graph((state<T> *)state_, graph, input, reach, error);
+}
+
+template <typename T>
 static mlff_status do_halo_begin(void *state_, halo_kind kind, int l, halo_rows *rows, mlff_error *error)
 {
     return halo_begin((state<T> *)state_, kind, l, rows, error);
@@ -387,6 +398,7 @@ template <typename T> static backend table(const char *precision)
     b.gpu = gpu_of<T>;
     b.create = create<T>;
     b.free = destroy<T>;
+    b.search = do_search<T>;
     b.prepare = prepare<T>;
     b.begin = begin<T>;
     b.first_message_forward = do_first_message_forward<T>;
@@ -412,8 +424,14 @@ template <typename T> static backend table(const char *precision)
 
 extern "C" const backend *mlff_cuda_backend(mlff_precision precision)
 {
-    static const backend in_double = mlff::table<double>("double"), in_single = mlff::table<float>("single");
-    return precision == MLFF_PRECISION_DOUBLE ? &in_double : precision == MLFF_PRECISION_SINGLE ? &in_single : NULL;
+    static const backend in_double = mlff::table<double>("double"), in_single = mlff::table<float>("single"),
+                         in_mixed = mlff::table<__half>("mixed");
+    switch (precision) {
+    case MLFF_PRECISION_DOUBLE: return &in_double;
+    case MLFF_PRECISION_SINGLE: return &in_single;
+    case MLFF_PRECISION_MIXED: return &in_mixed;
+    default: return NULL;
+    }
 }
 
 extern "C" int mlff_cuda_is_usable(mlff_error *error)

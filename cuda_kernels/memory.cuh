@@ -24,6 +24,9 @@ template <typename T> mlff_status make_room(state<T> *s, const mlff_graph *graph
  * included. */
 template <typename T> void estimate_memory(const state<T> *s, double *bytes_per_atom, double *bytes_per_neighbour);
 
+/* The end of the chunk that begins at a row. Rows of a structure follow each other. */
+int32_t chunk_end(const mlff_graph *g, int32_t row);
+
 } // namespace mlff
 
 #endif

@@ -138,6 +138,7 @@ struct cluster_list {
     float *sums;       /* [message_matrix_sums] of rows with more edges than a pass takes */
     uint32_t *places;  /* [n_slots] a row's edges in the order of its sums: edge of the row << 16 | seat */
 };
+struct device_search; /* neighbours.cuh */
 
 struct device_arena {
     char *memory;
@@ -177,6 +178,7 @@ template <typename T> struct state {
     int64_t *incoming_wide;  /* [n_slots] instead */
     chunk *chunks;           /* [n_chunks] */
     device_arena graph_arena;
+    device_search *search; /* what the library's own search keeps; NULL before the first */
 
     /* one evaluation */
     double *x;             /* [n_all][3] */
@@ -225,6 +227,12 @@ template <typename T> mlff_status send_graph(state<T> *s, const mlff_graph *g, m
 
 /* Brings what the exchange between ranks is made of to the device, when it changed; room for the rows on the host. */
 template <typename T> mlff_status send_exchange(state<T> *s, mlff_error *error);
+/* Makes a graph by a search on the device. */
+template <typename T>
+mlff_status search_graph(state<T> *s, mlff_graph *graph, const mlff_input *input, double reach, mlff_error *error);
+
+/* As mlff_graph_explain_row, wherever the slots are. */
+template <typename T> mlff_status explain_row(const state<T> *s, const double *x, int64_t row, mlff_error *error);
 
 /* As in the table of functions (backend.h). */
 template <typename T> mlff_status halo_begin(state<T> *s, halo_kind kind, int l, halo_rows *rows, mlff_error *error);

@@ -38,7 +38,8 @@ static const char *const DEVICE_NAMES[] = {"auto", "cpu", "cuda"};
 static const char *const PRECISION_NAMES[] = {"default", "double", "single", "mixed"};
 
 PairMLFF::PairMLFF(LAMMPS *host) :
-    Pair(host), device(MLFF_DEVICE_AUTO), precision(MLFF_PRECISION_DEFAULT), threads(0), evaluator_is_stale(true),
+    Pair(host), device(MLFF_DEVICE_AUTO), precision(MLFF_PRECISION_DEFAULT), threads(0), library_searches(false),
+    evaluator_is_stale(true),
     model(nullptr), evaluator(nullptr), cutoff(0.0), energy_unit(1.0), seen{}, capacity_atoms(0), capacity_virial(0),
     species(nullptr), owner(nullptr), owner_rank(nullptr), forces(nullptr), atom_virial(nullptr),
     owners_are_known(false), halo{}, reverse_virial(false)
@@ -99,12 +100,13 @@ static int index_of(const char *word, const char *const *names, int first, int n
 
 void PairMLFF::settings(int narg, char **arg)
 {
+    bool new_library_searches = false;
     int new_device = MLFF_DEVICE_AUTO, new_precision = MLFF_PRECISION_DEFAULT, new_threads = 0;
     for (int i = 0; i < narg; i += 2) {
         const std::string keyword = arg[i];
-        if (keyword != "device" && keyword != "precision" && keyword != "threads")
-            error->all(FLERR,
-                       "pair_style mlff: unknown keyword '" + keyword + "', expected device, precision or threads");
+        if (keyword != "device" && keyword != "precision" && keyword != "neigh" && keyword != "threads")
+            error->all(FLERR, "pair_style mlff: unknown keyword '" + keyword +
+                                  "', expected device, precision, neigh or threads");
         if (i + 1 == narg) error->all(FLERR, "pair_style mlff: keyword '" + keyword + "' has no value");
         const std::string value = arg[i + 1];
         if (keyword == "device") {
@@ -115,6 +117,10 @@ void PairMLFF::settings(int narg, char **arg)
             new_precision = index_of(arg[i + 1], PRECISION_NAMES, 1, 4);
             if (new_precision < 0)
                 error->all(FLERR, "pair_style mlff: precision '" + value + "', expected double, single or mixed");
+        } else if (keyword == "neigh") {
+            if (value != "host" && value != "device")
+                error->all(FLERR, "pair_style mlff: neigh '" + value + "', expected host or device");
+            new_library_searches = value == "device";
         } else {
             char *end;
             const long n = std::strtol(arg[i + 1], &end, 10);
@@ -125,6 +131,7 @@ void PairMLFF::settings(int narg, char **arg)
     }
     device = new_device;
     precision = new_precision;
+    library_searches = new_library_searches;
     threads = new_threads;
     evaluator_is_stale = true;
 }
@@ -354,6 +361,19 @@ void PairMLFF::make_evaluator()
                             " interactions), elements" + symbols + ", " + numbers + "\n");
 }
 
+/* What LAMMPS leaves out of a list, the library's own search would find. */
+void PairMLFF::check_search_is_allowed()
+{
+    if (force->pair != this)
+        error->all(FLERR,
+                   "pair style mlff: neigh device under pair_style hybrid, expected neigh host: the library does "
+                   "not know the pairs that hybrid gives to other styles");
+    if (neighbor->nex_type + neighbor->nex_group + neighbor->nex_mol + neighbor->includegroup)
+        error->all(FLERR,
+                   "pair style mlff: neigh device with neigh_modify exclude or include, expected neigh host: the "
+                   "library does not know the pairs that they leave out");
+}
+
 void PairMLFF::init_style()
 {
     if (evaluator_is_stale) make_evaluator();
@@ -365,6 +385,10 @@ void PairMLFF::init_style()
         force->pair->comm_forward = std::max(force->pair->comm_forward, comm_forward);
         force->pair->comm_reverse = std::max(force->pair->comm_reverse, comm_reverse);
         force->pair->comm_reverse_off = std::max(force->pair->comm_reverse_off, comm_reverse_off);
+    }
+    if (library_searches) {
+        check_search_is_allowed();
+        return;
     }
     const int hidden = neighbor->nex_type + neighbor->nex_group + neighbor->nex_mol + neighbor->includegroup;
     if (comm->me == 0 && hidden)

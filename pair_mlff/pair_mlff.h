@@ -4,7 +4,7 @@
 /*
  * pair_style mlff: translates between LAMMPS and the library (core/include/mlff.h) and computes nothing itself.
  *
- *   pair_style mlff [device cpu|cuda|auto] [precision double|single|mixed] [threads N]
+ *   pair_style mlff [device cpu|cuda|auto] [precision double|single|mixed] [neigh host|device] [threads N]
  *   pair_coeff * * MODEL El1 El2 ...
  *
  * N owned atoms, A owned and ghost atoms of this rank. On one rank every ghost is the image of an owned atom, and
@@ -61,6 +61,7 @@ class PairMLFF : public Pair
 
  protected:
     int device, precision, threads; /* of pair_style; threads 0: as many as LAMMPS has */
+    bool library_searches;          /* neigh device: LAMMPS makes no list for this style */
     bool evaluator_is_stale;        /* settings or model changed since it was made */
 
     mlff_model *model;
@@ -101,6 +102,7 @@ class PairMLFF : public Pair
     int choose_gpu(MPI_Comm node) const;
     std::string describe_gpu(MPI_Comm node) const;
     void check_ranks_agree();
+    void check_search_is_allowed();
     void check_special_bonds();
     void grow_arrays(bool with_virial);
     bool list_is_new(int nlocal, int nall);

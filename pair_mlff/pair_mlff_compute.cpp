@@ -64,15 +64,16 @@ void PairMLFF::grow_arrays(bool with_virial)
  * is asked too; a type may change between builds (fix atom/swap). Fills species. */
 bool PairMLFF::list_is_new(int nlocal, int nall)
 {
-    bool changed = neighbor->ago == 0 || seen.builds != neighbor->ncalls || seen.list != list ||
-                   seen.ilist != list->ilist || seen.firstneigh != list->firstneigh || seen.nlocal != nlocal ||
-                   seen.nall != nall;
+    const void *const from = library_searches ? nullptr : list;
+    const void *const ilist = from ? list->ilist : nullptr, *const firstneigh = from ? list->firstneigh : nullptr;
+    bool changed = neighbor->ago == 0 || seen.builds != neighbor->ncalls || seen.list != from || seen.ilist != ilist ||
+                   seen.firstneigh != firstneigh || seen.nlocal != nlocal || seen.nall != nall;
     for (int i = 0; i < nall; ++i) {
         const int32_t now = species_of_type[atom->type[i]];
         changed = changed || species[i] != now;
         species[i] = now;
     }
-    seen = {list, list->ilist, list->firstneigh, nlocal, nall, neighbor->ncalls};
+    seen = {from, ilist, firstneigh, nlocal, nall, neighbor->ncalls};
     return changed;
 }
 
@@ -105,11 +106,15 @@ void PairMLFF::compute(int eflag, int vflag)
 
     mlff_neighbour_list neighbours{};
     neighbours.rebuilt = rebuilt;
-    neighbours.n_listed = list->inum;
-    neighbours.ilist = list->ilist;
-    neighbours.numneigh = list->numneigh;
-    neighbours.firstneigh = list->firstneigh;
-    neighbours.index_mask = NEIGHMASK;
+    if (library_searches) {
+        neighbours.reach = cutoff + neighbor->skin;
+    } else {
+        neighbours.n_listed = list->inum;
+        neighbours.ilist = list->ilist;
+        neighbours.numneigh = list->numneigh;
+        neighbours.firstneigh = list->firstneigh;
+        neighbours.index_mask = NEIGHMASK;
+    }
     neighbours.owner = one_rank ? owner : nullptr;
     const mlff_halo exchange = halo_of_library();
 

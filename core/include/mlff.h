@@ -100,7 +100,7 @@ typedef enum mlff_precision {
     MLFF_PRECISION_DEFAULT = 0, /* double on the CPU, single on the GPU */
     MLFF_PRECISION_DOUBLE,
     MLFF_PRECISION_SINGLE,
-    MLFF_PRECISION_MIXED /* half-precision storage, single sums; for GPUs, refused until it exists */
+    MLFF_PRECISION_MIXED /* half-precision storage, single sums; only on GPUs */
 } mlff_precision;
 
 typedef struct mlff_options {
@@ -139,7 +139,11 @@ MLFF_API size_t mlff_evaluator_get_memory(const mlff_evaluator *evaluator);
 
 /* Neighbours as an MD engine has them: a full list with skin for owned atoms. It is read again only when
  * `rebuilt` is not 0 (always on an evaluator's first call); between rebuilds n_local, n_all, species and
- * owner must stay the same, only positions move. */
+ * owner must stay the same, only positions move.
+ *
+ * An engine may leave the search to the library, which does it on its device: firstneigh NULL and `reach` the cutoff
+ * plus the skin. Then every owned atom is listed, its neighbours are all others of the A atoms within reach when
+ * `rebuilt` is not 0, and n_listed, ilist, numneigh and index_mask are not read. */
 typedef struct mlff_neighbour_list {
     int rebuilt;
     int32_t n_listed;           /* rows of the list; owned atoms without one get no energy and no force */
@@ -149,6 +153,7 @@ typedef struct mlff_neighbour_list {
     int32_t index_mask;         /* bits of a neighbour that are its index (LAMMPS: NEIGHMASK) */
     const int32_t *owner;       /* [A] the owned atom that a ghost is an image of, itself for owned atoms;
                                       NULL when ghosts belong to other ranks: then `halo` is needed */
+    double reach;               /* angstrom, read where firstneigh is NULL; 0: there is a list */
 } mlff_neighbour_list;
 
 /* Neighbours as a plain program has them: none. The library builds them, for one structure or a batch. */

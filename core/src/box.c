@@ -97,7 +97,10 @@ static void complete_lattice(box *b)
 static mlff_status invert_lattice(box *b, int32_t k, mlff_error *error)
 {
     double lengths = 1.0;
-    for (int d = 0; d < 3; ++d) lengths *= b->periodic[d] ? length(b->lattice[d]) : 1.0;
+    for (int d = 0; d < 3; ++d) {
+        b->vector[d] = length(b->lattice[d]);
+        lengths *= b->periodic[d] ? b->vector[d] : 1.0;
+    }
     double normal[3][3];
     for (int d = 0; d < 3; ++d) cross(b->lattice[(d + 1) % 3], b->lattice[(d + 2) % 3], normal[d]);
     const double determinant = dot(b->lattice[0], normal[0]);
@@ -135,37 +138,25 @@ double mlff_box_expected_neighbours(const box *b, int32_t n_atoms, double cutoff
     const int n_periodic = b->periodic[0] + b->periodic[1] + b->periodic[2];
     double most = (n_periodic == 3 ? n * n : n) * ball[n_periodic] / b->volume;
     for (int d = 0; d < 3; ++d) {
-        if (b->periodic[d]) most = fmax(most, n * ball[1] / length(b->lattice[d]));
+        if (b->periodic[d]) most = fmax(most, n * ball[1] / b->vector[d]);
     }
     return most;
 }
 
 /* ------------------------------------------------------------------------------------------ bins */
 
-void mlff_box_wrap(const box *b, const double x[3], double coordinate[3], double image[3], double wrapped[3])
-{
-    for (int c = 0; c < 3; ++c) wrapped[c] = x[c];
-    for (int d = 0; d < 3; ++d) {
-        coordinate[d] = x[0] * b->inverse[0][d] + x[1] * b->inverse[1][d] + x[2] * b->inverse[2][d];
-        image[d] = b->periodic[d] ? floor(coordinate[d]) : 0.0;
-        coordinate[d] -= image[d];
-        for (int c = 0; c < 3; ++c) wrapped[c] -= image[d] * b->lattice[d][c];
-    }
-}
-
 int32_t mlff_box_measure(box *b, int32_t n_atoms, const int32_t *atoms, const double *x, double cutoff)
 {
-    double largest = 0.0, vector[3], low[3] = {DBL_MAX, DBL_MAX, DBL_MAX}, high[3] = {-DBL_MAX, -DBL_MAX, -DBL_MAX};
-    for (int d = 0; d < 3; ++d) vector[d] = length(b->lattice[d]);
+    double largest = 0.0, low[3] = {DBL_MAX, DBL_MAX, DBL_MAX}, high[3] = {-DBL_MAX, -DBL_MAX, -DBL_MAX};
     for (int32_t k = 0; k < n_atoms; ++k) {
         const double *position = x + 3 * (int64_t)atoms[k];
-        double coordinate[3], image[3], wrapped[3], size = 0.0;
+        double coordinate[3], image[3], wrapped[3], size;
         for (int c = 0; c < 3; ++c) {
             if (!(fabs(position[c]) <= BOX_FURTHEST_POSITION)) return k;
         }
         mlff_box_wrap(b, position, coordinate, image, wrapped);
+        size = mlff_box_size_of(b, position, image);
         for (int d = 0; d < 3; ++d) {
-            size += fabs(position[d]) + fabs(image[d]) * vector[d];
             if (coordinate[d] < low[d]) low[d] = coordinate[d];
             if (coordinate[d] > high[d]) high[d] = coordinate[d];
         }
@@ -174,41 +165,7 @@ int32_t mlff_box_measure(box *b, int32_t n_atoms, const int32_t *atoms, const do
     for (int d = 0; d < 3; ++d) {
         b->lowest[d] = b->periodic[d] ? 0.0 : low[d];
         b->extent[d] = b->periodic[d] ? 1.0 : high[d] - low[d];
-        if (b->periodic[d]) largest += vector[d] * (cutoff / b->height[d] + 2.0); /* cells between neighbours */
     }
-    /* a dozen operations lead to a distance, each wrong by half an epsilon of its largest term at most */
-    b->margin = 64.0 * DBL_EPSILON * (largest + cutoff);
+    b->margin = mlff_box_margin(b, largest, cutoff);
     return -1;
-}
-
-void mlff_box_choose_bins(box *b, int32_t n_atoms, double cutoff)
-{
-    const double reach = cutoff + b->margin;
-    double bins[3];
-    for (int d = 0; d < 3; ++d) bins[d] = fmax(1.0, floor(b->height[d] * b->extent[d] / reach));
-    while (bins[0] * bins[1] * bins[2] > fmax(n_atoms, 1.0)) {
-        int most = bins[1] > bins[0] ? 1 : 0;
-        if (bins[2] > bins[most]) most = 2;
-        bins[most] = ceil(bins[most] / 2.0);
-    }
-    for (int d = 0; d < 3; ++d) {
-        b->bins[d] = (int64_t)bins[d];
-        if (b->periodic[d] || b->bins[d] > 1) {
-            b->range[d] = (int64_t)ceil(reach / (b->height[d] * b->extent[d] / bins[d]));
-        } else {
-            b->range[d] = 0;
-        }
-    }
-}
-
-int32_t mlff_box_bin(const box *b, const double coordinate[3])
-{
-    int64_t index = 0;
-    for (int d = 0; d < 3; ++d) {
-        int64_t bin = 0;
-        if (b->bins[d] > 1) bin = (int64_t)((coordinate[d] - b->lowest[d]) / b->extent[d] * (double)b->bins[d]);
-        if (bin >= b->bins[d]) bin = b->bins[d] - 1; /* rounding at the upper end */
-        index = index * b->bins[d] + bin;
-    }
-    return (int32_t)index;
 }

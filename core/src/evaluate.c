@@ -3,6 +3,7 @@
  * One evaluation, once for every backend and every caller: graph, layers forward, layers in reverse, forces.
  */
 #include "backend.h"
+#include "seen.h"
 #include "status.h"
 
 #include <stdlib.h>
@@ -16,6 +17,7 @@ struct mlff_evaluator {
     const backend *backend;
     void *state;
     mlff_graph graph;
+    mlff_seen seen;    /* structures that the graph has a skin for */
     int graph_is_list; /* the graph was made from a neighbour list and may be used again */
     exchange exchange; /* what travels between ranks for that graph */
     mlff_evaluator_info info;
@@ -96,16 +98,42 @@ static mlff_status check_input(const mlff_input *in, const mlff_output *out, mlf
     return MLFF_OK;
 }
 
-static mlff_status update_graph(mlff_evaluator *e, const mlff_input *in, mlff_error *error)
+/* From the engine's list, or by a search where it leaves that to the library. */
+static mlff_status graph_of_list(mlff_evaluator *e, const mlff_input *in, mlff_error *error)
 {
     const int n_elements = e->model->info.n_elements;
-    if (in->structures) {
-        e->graph_is_list = 0;
-        return mlff_graph_from_structures(&e->graph, in, n_elements, e->model->info.cutoff, e->info.threads, error);
+    const double reach = in->neighbours->reach, cutoff = e->model->info.cutoff;
+    if (!mlff_graph_is_search(in->neighbours)) return mlff_graph_from_list(&e->graph, in, n_elements, error);
+    if (!(reach >= cutoff))
+        return mlff_fail(error, MLFF_ERROR_ARGUMENT,
+                         "neighbours: found reach %g, expected the model's cutoff, %g, or more", reach, cutoff);
+    if (e->backend->search) return e->backend->search(e->state, &e->graph, in, reach, error);
+    return mlff_graph_from_search(&e->graph, in, n_elements, e->info.threads, error);
+}
+
+static mlff_status graph_of_structures(mlff_evaluator *e, const mlff_input *in, mlff_error *error)
+{
+    if (!e->graph_is_list && mlff_seen_holds(&e->seen, in)) return MLFF_OK;
+    const int small = mlff_seen_is_small(in);
+    const double reach = e->model->info.cutoff + (small ? SEEN_SKIN : 0.0);
+    e->graph_is_list = 0;
+    mlff_seen_forget(&e->seen);
+    if (e->backend->search) {
+        MLFF_TRY(e->backend->search(e->state, &e->graph, in, reach, error));
+    } else {
+        MLFF_TRY(mlff_graph_from_structures(&e->graph, in, e->model->info.n_elements, reach, e->info.threads, error));
     }
+    if (small) mlff_seen_keep(&e->seen, in);
+    return MLFF_OK;
+}
+
+static mlff_status update_graph(mlff_evaluator *e, const mlff_input *in, mlff_error *error)
+{
+    if (in->structures) return graph_of_structures(e, in, error);
     if (in->neighbours->rebuilt || !e->graph_is_list) {
         e->graph_is_list = 0;
-        MLFF_TRY(mlff_graph_from_list(&e->graph, in, n_elements, error));
+        mlff_seen_forget(&e->seen);
+        MLFF_TRY(graph_of_list(e, in, error));
         e->graph_is_list = 1;
         return MLFF_OK;
     }
@@ -189,7 +217,7 @@ mlff_status mlff_evaluator_create(const mlff_model *model, const mlff_options *o
     const backend *b = cuda ? mlff_cuda_backend(o.precision) : mlff_cpu_backend(o.precision);
     if (!b)
         return mlff_fail(error, MLFF_ERROR_UNSUPPORTED,
-                         "precision mixed: not available on the %s; use single or double", cuda ? "GPU yet" : "CPU");
+                         "precision mixed: not available on the CPU; use single or double");
 #ifdef _OPENMP
     if (o.threads == 0) o.threads = omp_get_max_threads();
 #endif
@@ -233,6 +261,7 @@ void mlff_evaluator_free(mlff_evaluator *e)
     if (e->state) e->backend->free(e->state);
     mlff_graph_free(&e->graph);
     mlff_exchange_free(&e->exchange);
+    mlff_seen_free(&e->seen);
     free(e);
 }
 
@@ -243,5 +272,6 @@ const mlff_evaluator_info *mlff_evaluator_get_info(const mlff_evaluator *e)
 
 size_t mlff_evaluator_get_memory(const mlff_evaluator *e)
 {
-    return e->backend->memory(e->state) + mlff_graph_memory(&e->graph) + mlff_exchange_memory(&e->exchange);
+    return e->backend->memory(e->state) + mlff_graph_memory(&e->graph) + mlff_exchange_memory(&e->exchange) +
+           e->seen.bytes;
 }

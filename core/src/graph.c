@@ -10,10 +10,11 @@
 /* What row_of_atom holds besides rows; only ROW_NONE is left when a graph is finished. */
 enum { ROW_NONE = -1, ROW_LEFT_OUT = -2, ROW_GHOST = -3 };
 
-static void clear(mlff_graph *graph)
+void mlff_graph_clear(mlff_graph *graph)
 {
     graph->n_local = graph->n_all = graph->n_owned = graph->n_rows = graph->n_structures = 0;
     graph->n_slots = 0;
+    graph->on_device = 0;
 }
 
 void mlff_graph_free(mlff_graph *graph)
@@ -168,7 +169,10 @@ mlff_status mlff_graph_check_atoms(const mlff_input *input, int n_elements, mlff
     if (input->n_all > 0 && !input->species) {
         return mlff_fail(error, MLFF_ERROR_ARGUMENT, "species: found NULL, expected species of %d atoms", input->n_all);
     }
-    for (int32_t atom = 0; atom < input->n_all; ++atom) {
+    uint32_t bad = 0; /* without a branch, because this is done at every call with structures */
+    for (int32_t atom = 0; atom < input->n_all; ++atom)
+        bad |= (uint32_t)input->species[atom] + 1 > (uint32_t)n_elements;
+    for (int32_t atom = 0; bad && atom < input->n_all; ++atom) {
         int32_t species = input->species[atom];
         if (species < -1 || species >= n_elements) {
             return mlff_fail(error, MLFF_ERROR_ARGUMENT,
@@ -203,12 +207,8 @@ static mlff_status check_owner(const mlff_input *input, const int32_t *owner, ml
     return MLFF_OK;
 }
 
-static mlff_status check_list(const mlff_input *input, mlff_error *error)
+static mlff_status check_listed(const mlff_input *input, const mlff_neighbour_list *list, mlff_error *error)
 {
-    const mlff_neighbour_list *list = input->neighbours;
-    if (!list) {
-        return mlff_fail(error, MLFF_ERROR_ARGUMENT, "neighbours: found NULL, expected a neighbour list");
-    }
     if (list->n_listed < 0 || list->n_listed > input->n_local) {
         return mlff_fail(error, MLFF_ERROR_ARGUMENT, "neighbours: found n_listed %d, expected 0 to n_local = %d",
                          list->n_listed, input->n_local);
@@ -224,6 +224,27 @@ static mlff_status check_list(const mlff_input *input, mlff_error *error)
     if (list->n_listed > 0 && list->index_mask == 0) {
         return mlff_fail(error, MLFF_ERROR_ARGUMENT,
                          "neighbours: found index_mask 0, expected the bits of a neighbour that are its index");
+    }
+    return MLFF_OK;
+}
+
+static mlff_status check_reach(const mlff_neighbour_list *list, mlff_error *error)
+{
+    if (list->reach > 0 && isfinite(list->reach)) return MLFF_OK;
+    return mlff_fail(error, MLFF_ERROR_ARGUMENT, "neighbours: found reach %g, expected the cutoff and a skin, angstrom",
+                     list->reach);
+}
+
+mlff_status mlff_graph_check_list(const mlff_input *input, mlff_error *error)
+{
+    const mlff_neighbour_list *list = input->neighbours;
+    if (!list) {
+        return mlff_fail(error, MLFF_ERROR_ARGUMENT, "neighbours: found NULL, expected a neighbour list");
+    }
+    if (mlff_graph_is_search(list)) {
+        MLFF_TRY(check_reach(list, error));
+    } else {
+        MLFF_TRY(check_listed(input, list, error));
     }
     if (list->owner) return check_owner(input, list->owner, error);
     if (input->n_all > input->n_local && !input->halo) {
@@ -265,9 +286,11 @@ static mlff_status number_owned(mlff_graph *graph, const mlff_input *input, mlff
     int32_t *row_of_atom = graph->row_of_atom;
     for (int32_t atom = 0; atom < input->n_all; ++atom) row_of_atom[atom] = ROW_NONE;
 
+    const int search = mlff_graph_is_search(list);
+    const int32_t n_listed = search ? input->n_local : list->n_listed;
     graph->n_owned = 0;
-    for (int32_t k = 0; k < list->n_listed; ++k) {
-        int32_t atom = list->ilist[k];
+    for (int32_t k = 0; k < n_listed; ++k) {
+        int32_t atom = search ? k : list->ilist[k];
         if (atom < 0 || atom >= input->n_local) {
             return mlff_fail(error, MLFF_ERROR_ARGUMENT,
                              "neighbours: found atom index %d at ilist[%d], expected an owned atom, 0 to %d", atom, k,
@@ -352,26 +375,37 @@ static mlff_status number_ghosts(mlff_graph *graph, const mlff_input *input, mlf
     return order_rows(graph, input->x, graph->n_owned, graph->n_rows, error);
 }
 
-static mlff_status from_list(mlff_graph *graph, const mlff_input *input, int n_elements, mlff_error *error)
+/* Checks the list, and numbers the owned rows. */
+static mlff_status begin_list(mlff_graph *graph, const mlff_input *input, int n_elements, mlff_error *error)
 {
     MLFF_TRY(mlff_graph_check_atoms(input, n_elements, error));
-    MLFF_TRY(check_list(input, error));
-    const mlff_neighbour_list *list = input->neighbours;
-
-    MLFF_TRY(mlff_graph_reserve_atoms(graph, input->n_all, list->n_listed, error));
+    MLFF_TRY(mlff_graph_check_list(input, error));
+    MLFF_TRY(mlff_graph_reserve_atoms(graph, input->n_all, input->n_local, error));
     graph->n_local = input->n_local;
     graph->n_all = input->n_all;
     graph->n_structures = 1;
-    MLFF_TRY(number_owned(graph, input, error));
+    return number_owned(graph, input, error);
+}
 
+/* Numbers the ghosts that are marked, and completes the rows. */
+static mlff_status finish_rows(mlff_graph *graph, const mlff_input *input, mlff_error *error)
+{
+    MLFF_TRY(number_ghosts(graph, input, error));
+    for (int32_t row = 0; row < graph->n_rows; ++row) graph->species[row] = input->species[graph->atom_of_row[row]];
+    return MLFF_OK;
+}
+
+static mlff_status from_list(mlff_graph *graph, const mlff_input *input, int n_elements, mlff_error *error)
+{
+    MLFF_TRY(begin_list(graph, input, n_elements, error));
+    const mlff_neighbour_list *list = input->neighbours;
     graph->first[0] = 0;
     for (int32_t row = 0; row < graph->n_owned; ++row) {
         int64_t count;
         MLFF_TRY(count_neighbours(graph, input, graph->atom_of_row[row], &count, error));
         graph->first[row + 1] = graph->first[row] + count;
     }
-    MLFF_TRY(number_ghosts(graph, input, error));
-    for (int32_t row = 0; row < graph->n_rows; ++row) graph->species[row] = input->species[graph->atom_of_row[row]];
+    MLFF_TRY(finish_rows(graph, input, error));
 
     MLFF_TRY(mlff_graph_reserve_slots(graph, graph->first[graph->n_owned], 0, error));
     graph->n_slots = graph->first[graph->n_owned];
@@ -392,9 +426,34 @@ static mlff_status from_list(mlff_graph *graph, const mlff_input *input, int n_e
 
 mlff_status mlff_graph_from_list(mlff_graph *graph, const mlff_input *input, int n_elements, mlff_error *error)
 {
-    clear(graph);
+    mlff_graph_clear(graph);
     mlff_status status = from_list(graph, input, n_elements, error);
-    if (status != MLFF_OK) clear(graph);
+    if (status != MLFF_OK) mlff_graph_clear(graph);
+    return status;
+}
+
+static mlff_status from_search(mlff_graph *graph, const mlff_input *input, int n_elements, int threads,
+                               mlff_error *error)
+{
+    MLFF_TRY(begin_list(graph, input, n_elements, error));
+    MLFF_TRY(mlff_graph_search(graph, input, threads, error));
+    for (int64_t slot = 0; slot < graph->n_slots && !input->neighbours->owner; ++slot) {
+        int32_t *row = &graph->row_of_atom[graph->neighbour_atom[slot]];
+        if (*row == ROW_NONE) *row = ROW_GHOST;
+    }
+    MLFF_TRY(finish_rows(graph, input, error));
+    for (int64_t slot = 0; slot < graph->n_slots; ++slot)
+        graph->neighbour_row[slot] = graph->row_of_atom[graph->neighbour_atom[slot]];
+    mlff_graph_transpose(graph);
+    return MLFF_OK;
+}
+
+mlff_status mlff_graph_from_search(mlff_graph *graph, const mlff_input *input, int n_elements, int threads,
+                                   mlff_error *error)
+{
+    mlff_graph_clear(graph);
+    mlff_status status = from_search(graph, input, n_elements, threads, error);
+    if (status != MLFF_OK) mlff_graph_clear(graph);
     return status;
 }
 
@@ -408,16 +467,17 @@ static int atom_with_bad_position(const double *x, int i, int j)
     return j;
 }
 
-mlff_status mlff_graph_explain_row(const mlff_graph *g, const double *x, int64_t row, mlff_error *error)
+mlff_status mlff_graph_explain_slots(const mlff_graph *g, const double *x, int64_t row, int64_t n,
+                                     const int32_t *neighbour_atom, const double *shift, mlff_error *error)
 {
     const int i = g->atom_of_row[row];
     const double *centre = x + 3 * (size_t)i;
     if (!isfinite(centre[0]) || !isfinite(centre[1]) || !isfinite(centre[2]))
         return mlff_fail(error, MLFF_ERROR_NUMERICS, "atom index %d: position (%g, %g, %g), expected finite numbers", i,
                          centre[0], centre[1], centre[2]);
-    for (int64_t slot = g->first[row]; slot < g->first[row + 1]; slot++) {
-        double r[3], d = mlff_graph_separation(g, x, slot, centre, r);
-        const int j = g->neighbour_atom[slot];
+    for (int64_t k = 0; k < n; k++) {
+        const int j = neighbour_atom[k];
+        double r[3], d = mlff_separation(x + 3 * (size_t)j, shift ? shift + 3 * k : NULL, centre, r);
         if (!isfinite(d)) {
             const int bad = atom_with_bad_position(x, i, j);
             return mlff_fail(error, MLFF_ERROR_NUMERICS,
@@ -431,4 +491,11 @@ mlff_status mlff_graph_explain_row(const mlff_graph *g, const double *x, int64_t
                 centre[0], centre[1], centre[2]);
     }
     return mlff_fail(error, MLFF_ERROR_NUMERICS, "atom index %d: its neighbours' distances are not usable", i);
+}
+
+mlff_status mlff_graph_explain_row(const mlff_graph *g, const double *x, int64_t row, mlff_error *error)
+{
+    const int64_t first = g->first[row];
+    return mlff_graph_explain_slots(g, x, row, g->first[row + 1] - first, g->neighbour_atom + first,
+                                    g->shift ? g->shift + 3 * first : NULL, error);
 }

@@ -36,6 +36,7 @@ typedef struct mlff_graph {
     int64_t *incoming_first; /* [n_rows+1] */
     int64_t *incoming;       /* [n_slots] */
 
+    int on_device;    /* slots and species are in a device's memory alone: none of the arrays of slots above is valid */
     uint64_t version; /* changes with every rebuild: a device keeps a copy of one version */
 
     /* capacities of the arrays above, which only grow */
@@ -48,6 +49,9 @@ typedef struct mlff_graph {
 
 void mlff_graph_free(mlff_graph *graph);
 
+/* Without rows and slots; keeps its room. */
+void mlff_graph_clear(mlff_graph *graph);
+
 /* Bytes that the arrays take. */
 size_t mlff_graph_memory(const mlff_graph *graph);
 
@@ -56,6 +60,16 @@ size_t mlff_graph_memory(const mlff_graph *graph);
 
 /* Makes the graph from an engine's list (slots are all of the list's neighbours, skin included). */
 mlff_status mlff_graph_from_list(mlff_graph *graph, const mlff_input *input, int n_elements, mlff_error *error);
+
+/* The same for an engine that leaves the search to the library (mlff_graph_is_search): slots are all atoms within the
+ * list's reach. */
+mlff_status mlff_graph_from_search(mlff_graph *graph, const mlff_input *input, int n_elements, int threads,
+                                   mlff_error *error);
+
+static inline int mlff_graph_is_search(const mlff_neighbour_list *list)
+{
+    return !list->firstneigh && list->reach != 0;
+}
 
 /* Makes the graph from structures: cell lists, every image within the cutoff, any cell. */
 mlff_status mlff_graph_from_structures(mlff_graph *graph, const mlff_input *input, int n_elements, double cutoff,
@@ -70,19 +84,36 @@ mlff_status mlff_graph_reserve_slots(mlff_graph *graph, int64_t n_slots, int wit
 mlff_status mlff_graph_reserve_scratch(mlff_graph *graph, size_t bytes, const char *what, mlff_error *error);
 void mlff_graph_transpose(mlff_graph *graph);
 
-/* r [3] from the atom at `centre` [3] to the slot's neighbour, x [n_all][3]; returns its length. angstrom */
-static inline double mlff_graph_separation(const mlff_graph *graph, const double *x, int64_t slot, const double *centre,
-                                           double *r)
+/* Fills first and, for each slot, neighbour_atom by a search around the owned rows; scratch is written anew. */
+mlff_status mlff_graph_search(mlff_graph *graph, const mlff_input *input, int threads, mlff_error *error);
+
+/* Checks of an engine's list or request to search, but for its neighbours; of structures. */
+mlff_status mlff_graph_check_list(const mlff_input *input, mlff_error *error);
+mlff_status mlff_graph_check_structures(const mlff_input *input, mlff_error *error);
+
+/* r [3] from the atom at `centre` [3] to a neighbour at `neighbour` [3] + shift [3], which may be NULL; returns its
+ * length. angstrom */
+static inline double mlff_separation(const double *neighbour, const double *shift, const double *centre, double *r)
 {
-    const double *neighbour = x + 3 * (size_t)graph->neighbour_atom[slot];
     for (int a = 0; a < 3; a++) {
         r[a] = neighbour[a] - centre[a];
-        if (graph->shift) r[a] += graph->shift[3 * slot + a];
+        if (shift) r[a] += shift[a];
     }
     return sqrt(r[0] * r[0] + r[1] * r[1] + r[2] * r[2]);
 }
 
-/* Why a row's edges cannot be used: an atom whose position is not finite, or two atoms at the same place. */
+/* The same to the slot's neighbour, x [n_all][3]. */
+static inline double mlff_graph_separation(const mlff_graph *graph, const double *x, int64_t slot, const double *centre,
+                                           double *r)
+{
+    return mlff_separation(x + 3 * (size_t)graph->neighbour_atom[slot], graph->shift ? graph->shift + 3 * slot : NULL,
+                           centre, r);
+}
+
+/* Why a row's edges cannot be used: an atom whose position is not finite, or two atoms at the same place. The second one
+ * takes the row's slots [n] from its caller. */
 mlff_status mlff_graph_explain_row(const mlff_graph *graph, const double *x, int64_t row, mlff_error *error);
+mlff_status mlff_graph_explain_slots(const mlff_graph *graph, const double *x, int64_t row, int64_t n,
+                                     const int32_t *neighbour_atom, const double *shift, mlff_error *error);
 
 #endif

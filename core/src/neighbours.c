@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Neighbours of plain structures, by cell lists.
+ * Neighbours by cell lists: of plain structures, and of an engine's atoms whose engine has no list of them.
  *
  * Atoms are wrapped into the box of their structure (box.h) and sorted by bin. A neighbour of an atom lies within
  * `range` bins of the atom's own bin; a bin index beyond the grid is a bin of the image that floor division names,
@@ -9,6 +9,8 @@
  * A pair is taken when |x_j - x_i + shift| < cutoff, from the positions as they were given and as every later reader
  * of the graph computes it. That is odd in (i, j), so each edge has its way back. Distances of the sorted wrapped
  * positions, which are quick to compute, decide all but the few pairs that rounding could turn: see box.margin.
+ *
+ * An engine's atoms are one structure without a cell: its ghosts are candidates, its owned atoms are what has slots.
  *
  * The order of slots follows bins and atoms only, never threads.
  */
@@ -32,36 +34,40 @@
 
 enum { RUN_LENGTH = 256 }; /* candidates whose distances are computed at once */
 
-/* One structure's atoms: its rows, and its part of the sorted atoms, which has the same bounds. */
+/* One structure's atoms: its items, and its part of the sorted atoms, which has the same bounds. */
 typedef struct group {
     box box;
-    int32_t first_row, n_rows;
+    int32_t first_item, n_items;
     double sure, possible; /* squares: below one a pair is taken, below the other it may be, angstrom^2 */
     double visits;         /* bins that all atoms together have to look at */
     int32_t *bin_first;    /* [bins + 1] sorted atoms of each bin */
-    int32_t bad_row;       /* the first with a position that cannot be used, or -1 */
+    int32_t bad_item;      /* the first with a position that cannot be used, or -1 */
 } group;
 
 /* What a neighbour's slot is made from. */
 typedef struct placed {
     double x[3];     /* as given, angstrom */
     double image[3]; /* whole numbers: the wrapped position is x - image . lattice */
-    int32_t row, atom;
+    int32_t item, atom;
 } placed;
 
+/* Items are what is sorted: the rows, and after them the ghosts of an engine. */
 typedef struct sorted_atoms {
-    group *groups;            /* [S] */
-    placed *placed;           /* [rows] */
-    double *wrapped[3];       /* [rows] each, angstrom */
-    int32_t *bin_of_row;      /* [rows] */
-    int32_t *row_of_position; /* [rows] */
-    int32_t *bin_first;       /* [rows + S] */
-    char *order;              /* [rows] of mlff_order_scratch(1) bytes each */
+    int32_t n_items;
+    const int32_t *atom_of_item; /* [items] */
+    group *groups;               /* [S] */
+    placed *placed;              /* [items] */
+    double *wrapped[3];          /* [items] each, angstrom */
+    int32_t *bin_of_item;        /* [items] */
+    int32_t *item_of_position;   /* [items] */
+    int32_t *bin_first;          /* [items + S] */
+    int32_t *listed;             /* [items] room for atom_of_item */
+    char *order;                 /* [items] of mlff_order_scratch(1) bytes each */
 } sorted_atoms;
 
 /* ---------------------------------------------------------------------------------------- checks */
 
-static mlff_status check_structures(const mlff_input *input, mlff_error *error)
+mlff_status mlff_graph_check_structures(const mlff_input *input, mlff_error *error)
 {
     const mlff_structures *s = input->structures;
     if (!s) return mlff_fail(error, MLFF_ERROR_ARGUMENT, "structures: found NULL, expected structures");
@@ -117,7 +123,7 @@ static void number_rows(mlff_graph *graph, const mlff_input *input, group *group
     const mlff_structures *s = input->structures;
     int32_t row = 0;
     for (int32_t k = 0; k < s->n_structures; ++k) {
-        groups[k].first_row = row;
+        groups[k].first_item = row;
         for (int32_t atom = s->first_atom[k]; atom < s->first_atom[k + 1]; ++atom) {
             if (input->species[atom] < 0) {
                 graph->row_of_atom[atom] = -1;
@@ -127,7 +133,7 @@ static void number_rows(mlff_graph *graph, const mlff_input *input, group *group
             graph->atom_of_row[row] = atom;
             graph->structure_of_row[row++] = k;
         }
-        groups[k].n_rows = row - groups[k].first_row;
+        groups[k].n_items = row - groups[k].first_item;
     }
     graph->n_owned = graph->n_rows = row;
 }
@@ -140,25 +146,26 @@ static void *place(char *block, size_t *offset, size_t n, size_t size)
     return array;
 }
 
-static size_t place_all(sorted_atoms *a, char *block, size_t n_rows, size_t n_structures)
+static size_t place_all(sorted_atoms *a, char *block, size_t n_items, size_t n_structures)
 {
     size_t offset = 0;
     a->groups = place(block, &offset, n_structures, sizeof(group));
-    a->placed = place(block, &offset, n_rows, sizeof(placed));
-    for (int d = 0; d < 3; ++d) a->wrapped[d] = place(block, &offset, n_rows, sizeof(double));
-    a->bin_of_row = place(block, &offset, n_rows, sizeof(int32_t));
-    a->row_of_position = place(block, &offset, n_rows, sizeof(int32_t));
-    a->bin_first = place(block, &offset, n_rows + n_structures, sizeof(int32_t));
-    a->order = place(block, &offset, n_rows, mlff_order_scratch(1));
+    a->placed = place(block, &offset, n_items, sizeof(placed));
+    for (int d = 0; d < 3; ++d) a->wrapped[d] = place(block, &offset, n_items, sizeof(double));
+    a->bin_of_item = place(block, &offset, n_items, sizeof(int32_t));
+    a->item_of_position = place(block, &offset, n_items, sizeof(int32_t));
+    a->bin_first = place(block, &offset, n_items + n_structures, sizeof(int32_t));
+    a->listed = place(block, &offset, n_items, sizeof(int32_t));
+    a->order = place(block, &offset, n_items, mlff_order_scratch(1));
     return offset;
 }
 
-static mlff_status reserve_scratch(mlff_graph *graph, sorted_atoms *a, size_t n_rows, size_t n_structures,
+static mlff_status reserve_scratch(mlff_graph *graph, sorted_atoms *a, size_t n_items, size_t n_structures,
                                    mlff_error *error)
 {
-    const size_t bytes = place_all(a, NULL, n_rows, n_structures);
+    const size_t bytes = place_all(a, NULL, n_items, n_structures);
     MLFF_TRY(mlff_graph_reserve_scratch(graph, bytes, "bytes of cell lists", error));
-    place_all(a, graph->scratch, n_rows, n_structures);
+    place_all(a, graph->scratch, n_items, n_structures);
     return MLFF_OK;
 }
 
@@ -178,40 +185,41 @@ static void wrapped_position(const void *context, int32_t k, double r[3])
 
 static void order_group(const group *g, const sorted_atoms *a, mlff_graph *graph, const mlff_input *input)
 {
-    int32_t *atoms = graph->atom_of_row + g->first_row;
+    int32_t *atoms = graph->atom_of_row + g->first_item;
     const wrapped_atoms wrapped = {&g->box, input->x, atoms};
-    mlff_order_in_space(g->n_rows, atoms, wrapped_position, &wrapped,
-                        a->order + mlff_order_scratch((size_t)g->first_row));
-    for (int32_t row = g->first_row; row < g->first_row + g->n_rows; ++row) {
+    mlff_order_in_space(g->n_items, atoms, wrapped_position, &wrapped,
+                        a->order + mlff_order_scratch((size_t)g->first_item));
+    for (int32_t row = g->first_item; row < g->first_item + g->n_items; ++row) {
         const int32_t atom = graph->atom_of_row[row];
         graph->row_of_atom[atom] = row;
         graph->species[row] = input->species[atom];
     }
 }
 
-/* Sorts one structure's atoms by bin, within a bin by row. */
-static void sort_group(const group *g, const sorted_atoms *a, const mlff_graph *graph, const double *x)
+/* Sorts one structure's atoms by bin, within a bin by item. */
+static void sort_group(const group *g, const sorted_atoms *a, const double *x)
 {
     const int64_t n_bins = g->box.bins[0] * g->box.bins[1] * g->box.bins[2];
-    const int32_t end = g->first_row + g->n_rows;
+    const int32_t end = g->first_item + g->n_items;
     int32_t *first = g->bin_first;
     double coordinate[3], image[3], wrapped[3];
 
     for (int64_t bin = 0; bin <= n_bins; ++bin) first[bin] = 0;
-    for (int32_t row = g->first_row; row < end; ++row) {
-        mlff_box_wrap(&g->box, x + 3 * (int64_t)graph->atom_of_row[row], coordinate, image, wrapped);
-        a->bin_of_row[row] = mlff_box_bin(&g->box, coordinate);
-        ++first[a->bin_of_row[row]];
+    for (int32_t item = g->first_item; item < end; ++item) {
+        mlff_box_wrap(&g->box, x + 3 * (int64_t)a->atom_of_item[item], coordinate, image, wrapped);
+        a->bin_of_item[item] = mlff_box_bin(&g->box, coordinate);
+        ++first[a->bin_of_item[item]];
     }
     /* to the end of each bin, then back to its beginning while it fills from behind */
-    first[0] += g->first_row;
+    first[0] += g->first_item;
     for (int64_t bin = 1; bin <= n_bins; ++bin) first[bin] += first[bin - 1];
-    for (int32_t row = end - 1; row >= g->first_row; --row) a->row_of_position[--first[a->bin_of_row[row]]] = row;
+    for (int32_t item = end - 1; item >= g->first_item; --item)
+        a->item_of_position[--first[a->bin_of_item[item]]] = item;
 
-    for (int32_t k = g->first_row; k < end; ++k) {
+    for (int32_t k = g->first_item; k < end; ++k) {
         placed *p = &a->placed[k];
-        p->row = a->row_of_position[k];
-        p->atom = graph->atom_of_row[p->row];
+        p->item = a->item_of_position[k];
+        p->atom = a->atom_of_item[p->item];
         for (int c = 0; c < 3; ++c) p->x[c] = x[3 * (int64_t)p->atom + c];
         mlff_box_wrap(&g->box, p->x, coordinate, p->image, wrapped);
         for (int c = 0; c < 3; ++c) a->wrapped[c][k] = wrapped[c];
@@ -319,9 +327,9 @@ static int64_t store_run(const view *v, int32_t begin, int n, mlff_graph *graph,
             shift_by(&v->group->box, cells, shift);
             memcpy(last, cells, sizeof last);
         }
-        graph->neighbour_row[slot] = v->atoms->placed[other].row;
+        graph->neighbour_row[slot] = v->atoms->placed[other].item;
         graph->neighbour_atom[slot] = v->atoms->placed[other].atom;
-        memcpy(graph->shift + 3 * slot, shift, sizeof shift);
+        if (graph->shift) memcpy(graph->shift + 3 * slot, shift, sizeof shift);
         ++slot;
     }
     return slot;
@@ -350,7 +358,7 @@ static int64_t take_neighbours(view *v, mlff_graph *graph, int64_t slot)
     const group *g = v->group;
     const box *b = &g->box;
     const int64_t *bins = b->bins;
-    const int64_t bin = v->atoms->bin_of_row[v->atoms->placed[v->self].row];
+    const int64_t bin = v->atoms->bin_of_item[v->atoms->placed[v->self].item];
     int64_t low[3], high[3];
     bins_around(b, 0, bin / (bins[1] * bins[2]), &low[0], &high[0]);
     bins_around(b, 1, bin / bins[2] % bins[1], &low[1], &high[1]);
@@ -382,8 +390,9 @@ static void for_all_atoms(mlff_graph *graph, const sorted_atoms *a, double cutof
 {
     (void)threads;
 #pragma omp parallel for schedule(dynamic, 64) num_threads(threads)
-    for (int32_t k = 0; k < graph->n_owned; ++k) {
-        const int32_t row = a->placed[k].row;
+    for (int32_t k = 0; k < a->n_items; ++k) {
+        const int32_t row = a->placed[k].item;
+        if (row >= graph->n_owned) continue;
         view v = {a, &a->groups[graph->structure_of_row[row]], k, {0.0, 0.0, 0.0}, cutoff};
         if (store) {
             take_neighbours(&v, graph, graph->first[row]);
@@ -396,22 +405,21 @@ static void for_all_atoms(mlff_graph *graph, const sorted_atoms *a, double cutof
 /* ----------------------------------------------------------------------------------------- whole */
 
 /* What the threads found, in the order of structures. */
-static mlff_status check_groups(const mlff_graph *graph, const mlff_input *input, const group *groups,
-                                mlff_error *error)
+static mlff_status check_groups(const sorted_atoms *a, int32_t n_groups, const mlff_input *input, mlff_error *error)
 {
-    for (int32_t k = 0; k < graph->n_structures; ++k) {
-        if (groups[k].bad_row >= 0) {
-            const int32_t atom = graph->atom_of_row[groups[k].bad_row];
+    for (int32_t k = 0; k < n_groups; ++k) {
+        if (a->groups[k].bad_item >= 0) {
+            const int32_t atom = a->atom_of_item[a->groups[k].bad_item];
             const double *x = input->x + 3 * (int64_t)atom;
             return mlff_fail(error, MLFF_ERROR_NUMERICS,
                              "atom index %d: found position (%g, %g, %g), expected finite numbers within %g angstrom",
                              atom, x[0], x[1], x[2], BOX_FURTHEST_POSITION);
         }
-        if (groups[k].visits > MOST_SLOTS) {
+        if (a->groups[k].visits > MOST_SLOTS) {
             return mlff_fail(error, MLFF_ERROR_UNSUPPORTED,
                              "structure %d: found a cell so flat that %.3g image cells have to be searched, expected "
                              "at most %.3g",
-                             k, groups[k].visits, MOST_SLOTS);
+                             k, a->groups[k].visits, MOST_SLOTS);
         }
     }
     return MLFF_OK;
@@ -422,21 +430,20 @@ static void place_group(group *g, const sorted_atoms *a, mlff_graph *graph, cons
 {
     const double *x = input->x;
     g->visits = 0.0;
-    g->bad_row = -1;
-    if (g->n_rows == 0) return;
-    const int32_t bad = mlff_box_measure(&g->box, g->n_rows, graph->atom_of_row + g->first_row, x, cutoff);
+    g->bad_item = -1;
+    if (g->n_items == 0) return;
+    const int32_t bad = mlff_box_measure(&g->box, g->n_items, a->atom_of_item + g->first_item, x, cutoff);
     if (bad >= 0) {
-        g->bad_row = g->first_row + bad;
+        g->bad_item = g->first_item + bad;
         return;
     }
-    order_group(g, a, graph, input);
+    if (input->structures) order_group(g, a, graph, input);
     const double sure = fmax(cutoff - g->box.margin, 0.0), possible = cutoff + g->box.margin;
     g->sure = sure * sure;
     g->possible = possible * possible;
-    mlff_box_choose_bins(&g->box, g->n_rows, cutoff);
-    g->visits = g->n_rows;
-    for (int d = 0; d < 3; ++d) g->visits *= 2.0 * (double)g->box.range[d] + 1.0;
-    sort_group(g, a, graph, x);
+    mlff_box_choose_bins(&g->box, g->n_items, cutoff);
+    g->visits = g->n_items * mlff_box_visits(&g->box);
+    sort_group(g, a, x);
 }
 
 static mlff_status place_atoms(mlff_graph *graph, const mlff_input *input, sorted_atoms *a, double cutoff, int threads,
@@ -447,40 +454,56 @@ static mlff_status place_atoms(mlff_graph *graph, const mlff_input *input, sorte
     for (int32_t k = 0; k < n_structures; ++k) {
         group *g = &a->groups[k];
         MLFF_TRY(mlff_box_read(&g->box, input->structures, k, error));
-        slots += mlff_box_expected_neighbours(&g->box, g->n_rows, cutoff);
-        g->bin_first = a->bin_first + g->first_row + k; /* bins are not more than rows */
+        slots += mlff_box_expected_neighbours(&g->box, g->n_items, cutoff);
+        g->bin_first = a->bin_first + g->first_item + k; /* bins are not more than rows */
     }
     MLFF_TRY(check_amount(graph, slots, error));
 
     (void)threads;
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int32_t k = 0; k < n_structures; ++k) place_group(&a->groups[k], a, graph, input, cutoff);
-    return check_groups(graph, input, a->groups, error);
+    return check_groups(a, n_structures, input, error);
+}
+
+/* Counts, makes room, stores. */
+static mlff_status find_all(mlff_graph *graph, const sorted_atoms *a, double cutoff, int with_shift, int threads,
+                            mlff_error *error)
+{
+    graph->first[0] = 0;
+    for_all_atoms(graph, a, cutoff, 0, threads);
+    for (int32_t row = 0; row < graph->n_owned; ++row) graph->first[row + 1] += graph->first[row];
+    MLFF_TRY(mlff_graph_reserve_slots(graph, graph->first[graph->n_owned], with_shift, error));
+    graph->n_slots = graph->first[graph->n_owned];
+    for_all_atoms(graph, a, cutoff, 1, threads);
+    return MLFF_OK;
+}
+
+static int threads_of(int threads)
+{
+#ifdef _OPENMP
+    if (threads < 1) threads = omp_get_max_threads();
+#endif
+    return threads;
 }
 
 static mlff_status from_structures(mlff_graph *graph, const mlff_input *input, int n_elements, double cutoff,
                                    int threads, mlff_error *error)
 {
     MLFF_TRY(mlff_graph_check_atoms(input, n_elements, error));
-    MLFF_TRY(check_structures(input, error));
+    MLFF_TRY(mlff_graph_check_structures(input, error));
     const int32_t n_structures = input->structures->n_structures;
-#ifdef _OPENMP
-    if (threads < 1) threads = omp_get_max_threads();
-#endif
+    threads = threads_of(threads);
     MLFF_TRY(mlff_graph_reserve_atoms(graph, input->n_all, input->n_local, error));
     sorted_atoms atoms;
     MLFF_TRY(reserve_scratch(graph, &atoms, (size_t)input->n_local, (size_t)n_structures, error));
     graph->n_local = graph->n_all = input->n_local;
     graph->n_structures = n_structures;
     number_rows(graph, input, atoms.groups);
+    atoms.n_items = graph->n_owned;
+    atoms.atom_of_item = graph->atom_of_row;
     MLFF_TRY(place_atoms(graph, input, &atoms, cutoff, threads, error));
 
-    graph->first[0] = 0;
-    for_all_atoms(graph, &atoms, cutoff, 0, threads);
-    for (int32_t row = 0; row < graph->n_owned; ++row) graph->first[row + 1] += graph->first[row];
-    MLFF_TRY(mlff_graph_reserve_slots(graph, graph->first[graph->n_owned], 1, error));
-    graph->n_slots = graph->first[graph->n_owned];
-    for_all_atoms(graph, &atoms, cutoff, 1, threads);
+    MLFF_TRY(find_all(graph, &atoms, cutoff, 1, threads, error));
     mlff_graph_transpose(graph);
     return MLFF_OK;
 }
@@ -488,12 +511,32 @@ static mlff_status from_structures(mlff_graph *graph, const mlff_input *input, i
 mlff_status mlff_graph_from_structures(mlff_graph *graph, const mlff_input *input, int n_elements, double cutoff,
                                        int threads, mlff_error *error)
 {
-    graph->n_local = graph->n_all = graph->n_owned = graph->n_rows = graph->n_structures = 0;
-    graph->n_slots = 0;
+    mlff_graph_clear(graph);
     mlff_status status = from_structures(graph, input, n_elements, cutoff, threads, error);
-    if (status != MLFF_OK) {
-        graph->n_local = graph->n_all = graph->n_owned = graph->n_rows = graph->n_structures = 0;
-        graph->n_slots = 0;
-    }
+    if (status != MLFF_OK) mlff_graph_clear(graph);
     return status;
+}
+
+mlff_status mlff_graph_search(mlff_graph *graph, const mlff_input *input, int threads, mlff_error *error)
+{
+    int32_t n_items = graph->n_owned;
+    for (int32_t atom = input->n_local; atom < input->n_all; ++atom) n_items += input->species[atom] >= 0;
+    sorted_atoms atoms;
+    MLFF_TRY(reserve_scratch(graph, &atoms, (size_t)n_items, 1, error));
+    int32_t *atom_of_item = atoms.listed;
+    memcpy(atom_of_item, graph->atom_of_row, (size_t)graph->n_owned * sizeof *atom_of_item);
+    n_items = graph->n_owned;
+    for (int32_t atom = input->n_local; atom < input->n_all; ++atom)
+        if (input->species[atom] >= 0) atom_of_item[n_items++] = atom;
+
+    const mlff_structures open = {.n_structures = 1}; /* no cell: ghosts are the images */
+    group *g = atoms.groups;
+    MLFF_TRY(mlff_box_read(&g->box, &open, 0, error));
+    atoms.n_items = g->n_items = n_items;
+    atoms.atom_of_item = atom_of_item;
+    g->first_item = 0;
+    g->bin_first = atoms.bin_first;
+    place_group(g, &atoms, graph, input, input->neighbours->reach);
+    MLFF_TRY(check_groups(&atoms, 1, input, error));
+    return find_all(graph, &atoms, input->neighbours->reach, 0, threads_of(threads), error);
 }

@@ -75,7 +75,7 @@ def test_only_rank_0_has_to_see_the_file(lammps, crystal, model, tmp_path):
 
 
 @pytest.mark.parametrize("style,parts", [
-    ("mlff devise cpu", ("'devise'", "device, precision or threads")),
+    ("mlff devise cpu", ("'devise'", "device, precision, neigh or threads")),
     ("mlff device", ("device", "no value")),
     ("mlff device gpu", ("'gpu'", "cpu, cuda or auto")),
     ("mlff precision half", ("'half'", "double, single or mixed")),

@@ -14,6 +14,9 @@
 enum { MASK = 0x1FFFFFFF, MAX_ATOMS = 4000, MAX_NEIGHBOURS = 1000 };
 static const double skin = 0.7;
 
+/* 0: the engine's list; else its reach, and the library searches */
+static double search_reach;
+
 /* One rank's atoms: owned first, then ghosts. */
 typedef struct domain {
     int32_t n_local, n_all;
@@ -96,6 +99,8 @@ static void free_domain(domain *d)
 
 static mlff_neighbour_list list_of(const domain *d, int rebuilt, int fold)
 {
+    if (search_reach > 0)
+        return (mlff_neighbour_list){.rebuilt = rebuilt, .owner = fold ? d->owner : NULL, .reach = search_reach};
     return (mlff_neighbour_list){.rebuilt = rebuilt,
                                  .n_listed = d->n_local,
                                  .ilist = d->ilist,
@@ -114,9 +119,27 @@ static mlff_evaluator *new_evaluator(const reference *r, mlff_precision precisio
     return e;
 }
 
+static int library_searches;
+
 static double reach_of(const reference *r)
 {
-    return mlff_model_get_info(r->model)->cutoff + skin;
+    const double reach = mlff_model_get_info(r->model)->cutoff + skin;
+    search_reach = library_searches ? reach : 0;
+    return reach;
+}
+
+static int let_the_library_search(void **unused)
+{
+    (void)unused;
+    library_searches = 1;
+    return 0;
+}
+
+static int use_the_engines_list(void **unused)
+{
+    (void)unused;
+    library_searches = 0;
+    return 0;
 }
 
 /* ------------------------------------------------------------------------------------------- one rank */
@@ -547,6 +570,34 @@ static void a_rank_that_fails_stops_all_ranks(void **unused)
     reference_free(&r);
 }
 
+static void a_search_below_the_cutoff_is_refused(void **unused)
+{
+    (void)unused;
+    reference r;
+    reference_load(&r, "gaussian_ev", "ortho");
+    domain d = make_domain(&r, NULL, 0, reach_of(&r));
+    const double bad[3] = {3.0, NAN, -7.0};
+    for (int k = 0; k < 3; k++) {
+        const mlff_neighbour_list list = {.rebuilt = 1, .owner = d.owner, .reach = bad[k]};
+        const mlff_input input = {
+            .n_local = d.n_local, .n_all = d.n_all, .x = d.x, .species = d.species, .neighbours = &list};
+        double energy;
+        mlff_output output = {.energy = &energy};
+        mlff_evaluator *e = new_evaluator(&r, MLFF_PRECISION_DOUBLE);
+        mlff_error error;
+        assert_int_equal(mlff_evaluate(e, &input, &output, &error), MLFF_ERROR_ARGUMENT);
+        assert_non_null(strstr(error.message, "expected the model's cutoff, 5"));
+        mlff_evaluator_free(e);
+    }
+    free_domain(&d);
+    reference_free(&r);
+}
+
+#define BY_SEARCH(test)                                                                                                \
+    {                                                                                                                  \
+#test " (library searches)", test, let_the_library_search, use_the_engines_list, NULL                          \
+    }
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -559,6 +610,12 @@ int main(int argc, char **argv)
         cmocka_unit_test(atoms_left_out_are_as_if_they_were_not_there),
         cmocka_unit_test(any_number_of_ranks_gives_the_reference_by_exchange),
         cmocka_unit_test(a_rank_that_fails_stops_all_ranks),
+        BY_SEARCH(ghosts_folded_onto_owners_give_the_reference),
+        BY_SEARCH(positions_may_move_within_the_skin_between_rebuilds),
+        BY_SEARCH(a_steady_run_allocates_nothing),
+        BY_SEARCH(any_number_of_ranks_gives_the_reference_by_exchange),
+        BY_SEARCH(a_rank_that_fails_stops_all_ranks),
+        cmocka_unit_test(a_search_below_the_cutoff_is_refused),
     };
     return RUN_ON_DEVICE(argc, argv, "engine input", tests);
 }

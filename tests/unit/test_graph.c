@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Graphs of an engine's neighbour list. */
+#include "device_search.h"
 #include "graph_checks.h"
+#include "support.h"
 
 enum { ELEMENTS = 3, MASK = 0x1FFFFFFF };
 
@@ -32,7 +34,7 @@ static void engine_begin(engine *e, int32_t n_local, int32_t n_all)
     e->owner = calloc(all ? all : 1, sizeof(int32_t));
     e->firstneigh = calloc(all ? all : 1, sizeof(int32_t *));
     for (int32_t i = 0; i < n_local; ++i) e->ilist[i] = e->owner[i] = i;
-    e->list = (mlff_neighbour_list){1, n_local, e->ilist, e->numneigh, e->firstneigh, MASK, NULL};
+    e->list = (mlff_neighbour_list){1, n_local, e->ilist, e->numneigh, e->firstneigh, MASK, NULL, 0.0};
     e->input = (mlff_input){.n_local = n_local, .n_all = n_all, .x = e->x, .species = e->species};
     e->halo.forward = never_called;
 }
@@ -357,7 +359,7 @@ static void list_and_structures_give_the_same_edges(void **state)
         mlff_structures s = {1, first_atom, cells[k], periodic};
         mlff_input input = {.n_local = 6, .n_all = 6, .x = e.x, .species = e.species, .structures = &s};
         mlff_error error;
-        assert_int_equal(mlff_graph_from_structures(&structure, &input, ELEMENTS, 5.0, 1, &error), MLFF_OK);
+        assert_int_equal(graph_from_structures(&structure, &input, ELEMENTS, 5.0, 1, &error), MLFF_OK);
         check_graph(&structure);
         collect_edges(&of_list, &list, e.x, 5.0);
         collect_edges(&of_structure, &structure, e.x, 5.0);
@@ -368,13 +370,59 @@ static void list_and_structures_give_the_same_edges(void **state)
         /* and the same graph may be made one way after the other */
         build_well(&structure, &e);
         assert_int_equal(structure.n_slots, list.n_slots);
-        assert_int_equal(mlff_graph_from_structures(&list, &input, ELEMENTS, 5.0, 1, &error), MLFF_OK);
+        assert_int_equal(graph_from_structures(&list, &input, ELEMENTS, 5.0, 1, &error), MLFF_OK);
         assert_int_equal(list.n_slots, of_structure.n);
         assert_non_null(list.shift);
         free(of_list.edge);
         free(of_structure.edge);
         mlff_graph_free(&list);
         mlff_graph_free(&structure);
+        engine_free(&e);
+    }
+}
+
+/* The library's search among an engine's atoms finds what the list of all pairs has; with a halo, the same ghosts. */
+static void a_search_finds_what_a_list_has(void **state)
+{
+    (void)state;
+    const double cells[2][9] = {{3.1, 0, 0, 0.4, 2.9, 0, -0.3, 0.6, 3.3}, {0, 5.2, 0, 4.8, 0, 0, 0, 1, 6}};
+    for (int k = 0; k < 4; ++k) {
+        engine e;
+        mlff_graph list = {0}, search = {0};
+        edges of_list = {0}, of_search = {0};
+        engine_of_cell(&e, 6, cells[k / 2], 6.0, 50 + (uint64_t)k);
+        if (k % 2) {
+            e.list.owner = NULL;
+            e.input.halo = &e.halo;
+        }
+        build_well(&list, &e);
+        const mlff_neighbour_list request = {.rebuilt = 1, .owner = e.list.owner, .reach = 6.0};
+        e.input.neighbours = &request;
+        mlff_error error;
+        for (int threads = 1; threads <= 3; ++threads) {
+            const mlff_status status = graph_from_search(&search, &e.input, ELEMENTS, threads, &error);
+            CHECK(status == MLFF_OK, "refused: %s", error.message);
+            check_graph(&search);
+            assert_int_equal(search.n_rows, list.n_rows);
+            for (int32_t atom = 0; atom < e.input.n_all; ++atom) { /* the order of rows is another matter */
+                const int32_t row = search.row_of_atom[atom];
+                assert_int_equal(row < 0, list.row_of_atom[atom] < 0);
+                if (row >= 0) assert_int_equal(search.species[row], e.species[atom]);
+            }
+            of_list.n = of_search.n = 0;
+            collect_edges(&of_list, &list, e.x, 100.0);
+            collect_edges(&of_search, &search, e.x, 100.0);
+            assert_true(of_list.n > 50);
+            check_same_edges(&of_search, &of_list, "search against list");
+        }
+        e.x[3 * (e.input.n_all - 1)] = INFINITY; /* a ghost */
+        assert_true(e.species[e.input.n_all - 1] >= 0);
+        assert_int_equal(graph_from_search(&search, &e.input, ELEMENTS, 1, &error), MLFF_ERROR_NUMERICS);
+        assert_int_equal(search.n_rows, 0);
+        free(of_list.edge);
+        free(of_search.edge);
+        mlff_graph_free(&list);
+        mlff_graph_free(&search);
         engine_free(&e);
     }
 }
@@ -509,7 +557,7 @@ static void ghosts_need_an_owner_or_a_halo(void **state)
     REFUSED(e.species[5] = -1, "atom index 5: found species -1, expected 2 as its owner, atom index 2");
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_image_has_its_owners_row_and_its_own_position),
@@ -521,6 +569,7 @@ int main(void)
         cmocka_unit_test(ghosts_left_out_have_no_row),
         cmocka_unit_test(ranks_without_atoms_or_neighbours_have_a_graph),
         cmocka_unit_test(list_and_structures_give_the_same_edges),
+        cmocka_unit_test(a_search_finds_what_a_list_has),
         cmocka_unit_test(rebuilding_allocates_nothing_in_a_steady_state),
         cmocka_unit_test(room_grows_in_few_steps),
         cmocka_unit_test(counts_that_cannot_be_are_refused),
@@ -528,5 +577,5 @@ int main(void)
         cmocka_unit_test(atoms_out_of_range_are_refused_with_their_value),
         cmocka_unit_test(ghosts_need_an_owner_or_a_halo),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return RUN_ON_DEVICE(argc, argv, "graph", tests);
 }

@@ -41,42 +41,129 @@ static void assert_fails(mlff_status got, const mlff_error *error, mlff_status e
 
 /* ------------------------------------------------------------------------------------------- right ones */
 
+enum { BATCH = 6 };
+
+/* Structures of all kinds, of one model. */
+typedef struct batch {
+    reference r[BATCH];
+    int32_t first[BATCH + 1], periodic[3 * BATCH], n, *species;
+    double cell[9 * BATCH], *x;
+} batch;
+
+static void batch_load(batch *b)
+{
+    const char *names[BATCH] = {"ortho", "molecule", "triclinic", "isolated", "one_atom", "outside"};
+    memset(b, 0, sizeof *b);
+    for (int k = 0; k < BATCH; k++) {
+        reference_load(&b->r[k], "gaussian_ev", names[k]);
+        memcpy(b->cell + 9 * k, b->r[k].cell, sizeof b->r[k].cell);
+        memcpy(b->periodic + 3 * k, b->r[k].periodic, sizeof b->r[k].periodic);
+        b->first[k + 1] = b->n += b->r[k].n;
+    }
+    b->x = malloc(3 * (size_t)b->n * sizeof *b->x);
+    b->species = malloc((size_t)b->n * sizeof *b->species);
+    for (int k = 0; k < BATCH; k++) {
+        memcpy(b->x + 3 * b->first[k], b->r[k].x, 3 * (size_t)b->r[k].n * sizeof *b->x);
+        memcpy(b->species + b->first[k], b->r[k].species, (size_t)b->r[k].n * sizeof *b->species);
+    }
+}
+
+static void batch_free(batch *b)
+{
+    for (int k = 0; k < BATCH; k++) reference_free(&b->r[k]);
+    free(b->x), free(b->species);
+}
+
+static void batch_evaluate(const batch *b, mlff_evaluator *e, mlff_output *output)
+{
+    const mlff_structures structures = {
+        .n_structures = BATCH, .first_atom = b->first, .cell = b->cell, .periodic = b->periodic};
+    const mlff_input input = {
+        .n_local = b->n, .n_all = b->n, .x = b->x, .species = b->species, .structures = &structures};
+    mlff_error error;
+    if (mlff_evaluate(e, &input, output, &error) != MLFF_OK) fail_msg("%s", error.message);
+}
+
 static void a_batch_gives_what_its_structures_give_alone(void **unused)
 {
     (void)unused;
-    const char *names[] = {"ortho", "molecule", "triclinic", "isolated", "one_atom", "outside"};
-    reference r[6];
-    int32_t first[7] = {0}, periodic[18], total = 0;
-    double cell[54], energy[6], virial[54];
-    for (int k = 0; k < 6; k++) {
-        reference_load(&r[k], "gaussian_ev", names[k]);
-        memcpy(cell + 9 * k, r[k].cell, sizeof r[k].cell);
-        memcpy(periodic + 3 * k, r[k].periodic, sizeof r[k].periodic);
-        first[k + 1] = total += r[k].n;
-    }
-    double *x = malloc(3 * (size_t)total * sizeof *x), *forces = malloc(3 * (size_t)total * sizeof *x);
-    int32_t *species = malloc((size_t)total * sizeof *species);
-    for (int k = 0; k < 6; k++) {
-        memcpy(x + 3 * first[k], r[k].x, 3 * (size_t)r[k].n * sizeof *x);
-        memcpy(species + first[k], r[k].species, (size_t)r[k].n * sizeof *species);
-    }
-    const mlff_structures structures = {.n_structures = 6, .first_atom = first, .cell = cell, .periodic = periodic};
-    const mlff_input input = {.n_local = total, .n_all = total, .x = x, .species = species, .structures = &structures};
+    batch b;
+    batch_load(&b);
+    double energy[BATCH], virial[9 * BATCH], *forces = malloc(3 * (size_t)b.n * sizeof *forces);
     mlff_output output = {.energy = energy, .forces = forces, .virial = virial};
-    mlff_evaluator *e = evaluator_for(r[0].model, MLFF_PRECISION_DOUBLE);
-    mlff_error error;
-    if (mlff_evaluate(e, &input, &output, &error) != MLFF_OK) fail_msg("%s", error.message);
-    for (int k = 0; k < 6; k++) {
-        const size_t n = (size_t)r[k].n;
-        assert_at_most(r[k].name, "energy, eV", fabs(energy[k] - r[k].energy), 1e-8 * (double)n);
-        assert_at_most(r[k].name, "forces", largest_difference(forces + 3 * first[k], r[k].forces, 3 * n),
-                       1e-9 * fmax(1, largest(r[k].forces, 3 * n)));
-        assert_at_most(r[k].name, "virial", largest_difference(virial + 9 * k, r[k].virial, 9),
-                       1e-9 * fmax(1, largest(r[k].virial, 9)));
-        reference_free(&r[k]);
+    mlff_evaluator *e = evaluator_for(b.r[0].model, MLFF_PRECISION_DOUBLE);
+    batch_evaluate(&b, e, &output);
+    for (int k = 0; k < BATCH; k++) {
+        const reference *r = &b.r[k];
+        const size_t n = (size_t)r->n;
+        assert_at_most(r->name, "energy, eV", fabs(energy[k] - r->energy), 1e-8 * (double)n);
+        assert_at_most(r->name, "forces", largest_difference(forces + 3 * b.first[k], r->forces, 3 * n),
+                       1e-9 * fmax(1, largest(r->forces, 3 * n)));
+        assert_at_most(r->name, "virial", largest_difference(virial + 9 * k, r->virial, 9),
+                       1e-9 * fmax(1, largest(r->virial, 9)));
     }
     mlff_evaluator_free(e);
-    free(x), free(forces), free(species);
+    free(forces);
+    batch_free(&b);
+}
+
+static void a_structure_has_the_same_bits_alone_and_in_a_batch(void **unused)
+{
+    (void)unused;
+    batch b;
+    batch_load(&b);
+    double energy[BATCH], virial[9 * BATCH], *forces = malloc(3 * (size_t)b.n * sizeof *forces);
+    mlff_output output = {.energy = energy, .forces = forces, .virial = virial};
+    for (int p = MLFF_PRECISION_DOUBLE; p <= MLFF_PRECISION_SINGLE; p++) {
+        mlff_evaluator *e = evaluator_for(b.r[0].model, p);
+        batch_evaluate(&b, e, &output);
+        for (int k = 0; k < BATCH; k++) {
+            const reference *r = &b.r[k];
+            result alone;
+            evaluate_structure(r->model, p, 1, r->n, r->x, r->species, r->cell, r->periodic, &alone);
+            assert_memory_equal(&energy[k], &alone.energy, sizeof alone.energy);
+            assert_memory_equal(forces + 3 * b.first[k], alone.forces, 3 * (size_t)r->n * sizeof *forces);
+            assert_memory_equal(virial + 9 * k, alone.virial, sizeof alone.virial);
+            result_free(&alone);
+        }
+        mlff_evaluator_free(e);
+    }
+    free(forces);
+    batch_free(&b);
+}
+
+/* Small structures keep their neighbours for as long as nothing moves far; whatever changes, results are those of an
+ * evaluator that sees the structures for the first time. */
+static void a_change_since_the_last_call_is_noticed(void **unused)
+{
+    (void)unused;
+    batch b;
+    batch_load(&b);
+    double energy[BATCH], fresh_energy[BATCH];
+    const size_t n = 3 * (size_t)b.n;
+    double *forces = malloc(n * sizeof *forces), *fresh_forces = malloc(n * sizeof *forces);
+    mlff_output output = {.energy = energy, .forces = forces}, fresh = {.energy = fresh_energy, .forces = fresh_forces};
+    mlff_evaluator *e = evaluator_for(b.r[0].model, MLFF_PRECISION_DOUBLE);
+    for (int change = 0; change < 30; change++) {
+        for (int32_t i = 0; i < b.n; i++) b.x[3 * i + change % 3] += 0.07 * sin(i + change);
+        if (change % 10 == 3) b.x[3 * (change % b.n)] += 0.9;
+        if (change % 10 == 5) b.cell[0] += 0.4;
+        if (change % 10 == 7) b.species[change % b.n] = (b.species[change % b.n] + 1) % 2;
+        if (change == 18) b.periodic[2] = !b.periodic[2];
+        if (change == 24) b.species[4] = -1;
+        if (change == 28) b.first[1]--;
+        batch_evaluate(&b, e, &output);
+        mlff_evaluator *new_one = evaluator_for(b.r[0].model, MLFF_PRECISION_DOUBLE);
+        batch_evaluate(&b, new_one, &fresh);
+        mlff_evaluator_free(new_one);
+        const double bound = 1e-11 * fmax(1, largest(fresh_forces, n));
+        assert_at_most("changed", "forces", largest_difference(forces, fresh_forces, n), bound);
+        assert_at_most("changed", "energies", largest_difference(energy, fresh_energy, BATCH),
+                       1e-12 * fmax(1, largest(fresh_energy, BATCH)));
+    }
+    mlff_evaluator_free(e);
+    free(forces), free(fresh_forces);
+    batch_free(&b);
 }
 
 static void the_energy_alone_is_the_same_energy(void **unused)
@@ -304,6 +391,8 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_batch_gives_what_its_structures_give_alone),
+        cmocka_unit_test(a_structure_has_the_same_bits_alone_and_in_a_batch),
+        cmocka_unit_test(a_change_since_the_last_call_is_noticed),
         cmocka_unit_test(the_energy_alone_is_the_same_energy),
         cmocka_unit_test(no_atoms_at_all_have_no_energy),
         cmocka_unit_test(an_isolated_atom_has_its_own_energy_and_no_force),

@@ -61,7 +61,7 @@ static void check_estimate(const reference *r, const backend *b)
     mlff_graph list = graph;
     list.shift = NULL; /* as an engine's list has it */
     void *state;
-    assert_int_equal(b->create(r->model, 1, &state, &error), MLFF_OK);
+    assert_int_equal(b->create(r->model, &(mlff_options){.device_index = -1}, &state, &error), MLFF_OK);
     double an_atom, a_neighbour;
     b->memory_estimate(state, &an_atom, &a_neighbour);
     const double before = (double)b->memory(state), expected = an_atom * g.n + a_neighbour * (double)graph.n_slots;

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Graphs of plain structures against all pairs and all images. */
+#include "device_search.h"
 #include "graph_checks.h"
+#include "support.h"
 
 enum { ELEMENTS = 3 };
 #define CUTOFF 5.0
@@ -59,7 +61,7 @@ static mlff_status build(mlff_graph *graph, const batch *b, double cutoff, int t
     mlff_input input = {.n_local = b->n_atoms, .n_all = b->n_atoms, .x = b->x, .species = b->species};
     input.structures = &structures;
     error->message[0] = 0;
-    return mlff_graph_from_structures(graph, &input, ELEMENTS, cutoff, threads, error);
+    return graph_from_structures(graph, &input, ELEMENTS, cutoff, threads, error);
 }
 
 static void build_well(mlff_graph *graph, const batch *b, double cutoff, int threads)
@@ -540,17 +542,17 @@ static void atoms_of_structures_have_to_follow_each_other(void **state)
     mlff_error error;
     mlff_structures s = {1, NULL, b.cell, b.periodic};
     mlff_input input = {.n_local = 8, .n_all = 8, .x = b.x, .species = b.species, .structures = &s};
-    mlff_status status = mlff_graph_from_structures(&graph, &input, ELEMENTS, CUTOFF, 1, &error);
+    mlff_status status = graph_from_structures(&graph, &input, ELEMENTS, CUTOFF, 1, &error);
     expect_graph_refusal(status, &error, &graph, MLFF_ERROR_ARGUMENT, "first_atom NULL");
     s.first_atom = b.first_atom;
     input.n_local = 7;
-    status = mlff_graph_from_structures(&graph, &input, ELEMENTS, CUTOFF, 1, &error);
+    status = graph_from_structures(&graph, &input, ELEMENTS, CUTOFF, 1, &error);
     expect_graph_refusal(status, &error, &graph, MLFF_ERROR_ARGUMENT, "n_all 8, expected n_local = 7");
     input.structures = NULL;
-    status = mlff_graph_from_structures(&graph, &input, ELEMENTS, CUTOFF, 1, &error);
+    status = graph_from_structures(&graph, &input, ELEMENTS, CUTOFF, 1, &error);
     expect_graph_refusal(status, &error, &graph, MLFF_ERROR_ARGUMENT, "structures: found NULL");
     input.x = NULL;
-    status = mlff_graph_from_structures(&graph, &input, ELEMENTS, CUTOFF, 1, &error);
+    status = graph_from_structures(&graph, &input, ELEMENTS, CUTOFF, 1, &error);
     expect_graph_refusal(status, &error, &graph, MLFF_ERROR_ARGUMENT, "x: found NULL");
     mlff_graph_free(&graph);
     batch_free(&b);
@@ -611,7 +613,7 @@ static void requests_beyond_any_memory_are_refused_at_once(void **state)
     batch_free(&b);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(orthogonal_cells_have_every_pair),
@@ -638,5 +640,5 @@ int main(void)
         cmocka_unit_test(cells_that_cannot_be_periodic_are_refused),
         cmocka_unit_test(requests_beyond_any_memory_are_refused_at_once),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return RUN_ON_DEVICE(argc, argv, "neighbours", tests);
 }

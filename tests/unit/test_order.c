@@ -107,7 +107,7 @@ static void rows_of_a_list_are_ordered_owned_and_ghosts_apart(void **state)
         firstneigh[i] = &neighbour[i];
     }
     x[7] = NAN; /* found later, by the backend, which names the atom */
-    const mlff_neighbour_list list = {1, N_GAS / 2, ilist, numneigh, firstneigh, 0x1FFFFFFF, NULL};
+    const mlff_neighbour_list list = {1, N_GAS / 2, ilist, numneigh, firstneigh, 0x1FFFFFFF, NULL, 0.0};
     const mlff_halo halo = {.forward = never_called};
     const mlff_input input = {
         .n_local = N_GAS / 2, .n_all = N_GAS, .x = x, .species = species, .neighbours = &list, .halo = &halo};

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef MLFF_CUDA_NEIGHBOURS_CUH
+#define MLFF_CUDA_NEIGHBOURS_CUH
+/* The search for neighbours on the device, for structures and for an engine that leaves the search to the library. */
+#include "memory.cuh"
+
+#include <float.h>
+
+extern "C" {
+#include "box.h"
+#include "order.h"
+}
+
+namespace mlff
+{
+
+/* The graph on the device, as graph.h describes it; valid until the next search. */
+struct device_graph {
+    int64_t *first;                          /* [N+1] */
+    int32_t *atom_of_row, *species;          /* [R] */
+    int64_t *incoming_first;                 /* [R+1] */
+    int32_t *neighbour_row, *neighbour_atom; /* [n_slots] */
+    double *shift;                           /* [n_slots][3] angstrom; NULL with an engine's atoms */
+    int64_t *incoming;                       /* [n_slots] */
+};
+
+struct device_search {
+    device_graph graph;
+    device_arena rows, slots, work;
+    char *host; /* pinned: positions up, rows and totals down */
+    size_t host_bytes;
+};
+
+/* Makes the graph on the device and fills the host's arrays of atoms and rows, but for `species`. Where a structure is so
+ * dense or so flat that the kernels do not fit it, the host makes the graph instead: graph->on_device says which. */
+mlff_status search_on_device(device_search *d, cudaStream_t stream, mlff_graph *graph, const mlff_input *input,
+                             int n_elements, double reach, mlff_error *error);
+
+void device_search_free(device_search *d);
+size_t device_search_memory(const device_search *d);
+
+} // namespace mlff
+
+#endif
