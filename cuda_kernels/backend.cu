@@ -90,7 +90,8 @@ template <typename T> static mlff_status place_all(state<T> *s, mlff_error *erro
     return MLFF_OK;
 }
 
-/* First in every call that works on the device: its device is the thread's, and nothing of an evaluation that failed is left. */
+/* First in every call that works on the device: the device is the thread's current one, and nothing is left of an
+ * evaluation that failed. */
 template <typename T> static mlff_status enter(state<T> *s, mlff_error *error)
 {
     CUDA_TRY(cudaSetDevice(s->device_index));

@@ -291,8 +291,8 @@ int PairMLFF::choose_gpu(MPI_Comm node) const
     return n_gpus > 0 ? static_cast<int>((static_cast<bigint>(universe->iworld) * n + me) % n_gpus) : -1;
 }
 
-/* "cuda (NVIDIA H200) 0 of 2, shared by 4 ranks": which GPU this rank has and how many ranks of its node have the same one. Told by address: each rank may see GPUs of
- * its own under the same number. */
+/* "cuda (NVIDIA H200) 0 of 2, shared by 4 ranks": which GPU this rank has and how many ranks of its node have the same
+ * one. Told by address: each rank may see GPUs of its own under the same number. */
 std::string PairMLFF::describe_gpu(MPI_Comm node) const
 {
     const mlff_evaluator_info *e = evaluator ? mlff_evaluator_get_info(evaluator) : nullptr;
