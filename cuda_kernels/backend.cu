@@ -390,7 +390,7 @@ template <typename T> static backend table(const char *precision)
     backend b = {};
     b.device = device_of<T>;
     b.precision = precision;
-    b.real_bytes = sizeof(real<T>);
+    b.real_bytes = sizeof(T);
     b.gpu = gpu_of<T>;
     b.create = create<T>;
     b.free = destroy<T>;
