@@ -23,6 +23,7 @@
 /* With Open MPI these are variables of its library. Weak references let the plugin load beside another MPI, so that
  * plugin.cpp can refuse with a sentence instead of the dynamic linker with a symbol's name. */
 #ifdef OPEN_MPI
+#pragma weak ompi_mpi_op_max
 #pragma weak ompi_mpi_op_min
 #pragma weak ompi_mpi_int
 #pragma weak ompi_mpi_int64_t
