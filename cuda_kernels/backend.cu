@@ -89,7 +89,8 @@ template <typename T> static mlff_status place_all(state<T> *s, mlff_error *erro
     return MLFF_OK;
 }
 
-/* First in every call that works on the device: its device is the thread's, and nothing of an evaluation that failed is left. */
+/* First in every call that works on the device: the device is the thread's current one, and nothing is left of an
+ * evaluation that failed. */
 template <typename T> static mlff_status enter(state<T> *s, mlff_error *error)
 {
     CUDA_TRY(cudaSetDevice(s->device_index));
@@ -394,7 +395,7 @@ template <typename T> static backend table(const char *precision)
     backend b = {};
     b.device = device_of<T>;
     b.precision = precision;
-    b.real_bytes = sizeof(real<T>);
+    b.real_bytes = sizeof(T);
     b.gpu = gpu_of<T>;
     b.create = create<T>;
     b.free = destroy<T>;

@@ -41,7 +41,8 @@ mlff_status recording_replay(const recording *r, cudaStream_t stream, mlff_error
     return MLFF_OK;
 }
 
-/* An executable graph of another list is brought up to date where the sequence kept its shape: cheaper than a new one. */
+/* An executable graph of another list is brought up to date where the sequence kept its shape: cheaper than a new
+ * one. */
 static cudaError_t make_executable(recording *r, cudaGraph_t graph)
 {
     if (r->launches) {

@@ -23,6 +23,7 @@
 /* With Open MPI these are variables of its library. Weak references let the plugin load beside another MPI, so that
  * plugin.cpp can refuse with a sentence instead of the dynamic linker with a symbol's name. */
 #ifdef OPEN_MPI
+#pragma weak ompi_mpi_op_max
 #pragma weak ompi_mpi_op_min
 #pragma weak ompi_mpi_int
 #pragma weak ompi_mpi_int64_t
@@ -298,8 +299,8 @@ int PairMLFF::choose_gpu(MPI_Comm node) const
     return n_gpus > 0 ? static_cast<int>((static_cast<bigint>(universe->iworld) * n + me) % n_gpus) : -1;
 }
 
-/* "cuda (NVIDIA H200) 0 of 2, shared by 4 ranks": which GPU this rank has and how many ranks of its node have the same one. Told by address: each rank may see GPUs of
- * its own under the same number. */
+/* "cuda (NVIDIA H200) 0 of 2, shared by 4 ranks": which GPU this rank has and how many ranks of its node have the same
+ * one. Told by address: each rank may see GPUs of its own under the same number. */
 std::string PairMLFF::describe_gpu(MPI_Comm node) const
 {
     const mlff_evaluator_info *e = evaluator ? mlff_evaluator_get_info(evaluator) : nullptr;

@@ -159,7 +159,7 @@ int PairMLFF::halo_forward(const void *sent, void *received, int width, int real
     MPI_Type_contiguous(width * real_bytes, MPI_CHAR, &row);
     MPI_Type_commit(&row);
     std::vector<MPI_Request> &requests = halo.requests;
-    requests.assign(2 * halo.partners.size(), MPI_REQUEST_NULL);
+    requests.resize(2 * halo.partners.size());
     MPI_Request *request = requests.data();
     for (const mlff_partner &p : halo.partners)
         MPI_Irecv(static_cast<char *>(received) + p.first_received * row_bytes, p.n_received, row, p.rank, TAG, world,

@@ -118,7 +118,7 @@ typedef struct mlff_evaluator_info {
     const char *device;    /* "cpu (avx512)" */
     const char *precision; /* "double", "single" or "mixed" */
     int threads;
-    int real_bytes;             /* 8 or 4: the type of the rows given to the halo callback */
+    int real_bytes;             /* 8, 4 or 2: of the rows given to the halo callback */
     int halo_width;             /* most reals in a row that one halo call carries */
     double bytes_per_atom;      /* arena, without neighbours */
     double bytes_per_neighbour; /* arena, for each neighbour: within the cutoff (CPU), in the list (GPU) */
@@ -174,8 +174,8 @@ typedef struct mlff_halo {
     int32_t n_receive;
     const int32_t *source; /* [A] of a ghost: its owner's place among the received rows (images of one atom share it),
                                  or -1 - a: the image of this rank's own atom a. Owned atoms: not read */
-    /* Sends and receives one row for each place. Rows are [n_send or n_receive][width] reals of real_bytes bytes, without
-     * gaps. Returns 0, or non-zero on failure. */
+    /* Sends and receives one row for each place. Rows are [n_send or n_receive][width] numbers of real_bytes bytes,
+     * without gaps; no one but the library reads them. Returns 0, or non-zero on failure. */
     int (*forward)(void *context, const void *sent, void *received, int width, int real_bytes);
     /* Returns the largest of all ranks' `status`. Called before the first exchange and after the last, so that
      * all ranks stop together. */

@@ -352,9 +352,65 @@ static void what_this_build_does_not_have_is_refused_in_words(void **unused)
     assert_fails(mlff_evaluator_create(r.model, &options, &e, &error), &error, MLFF_ERROR_ARGUMENT, "threads -1");
     options = (mlff_options){.precision = 77};
     assert_fails(mlff_evaluator_create(r.model, &options, &e, &error), &error, MLFF_ERROR_ARGUMENT, "precision 77");
+    options = (mlff_options){.device_index = -2};
+    assert_fails(mlff_evaluator_create(r.model, &options, &e, &error), &error, MLFF_ERROR_ARGUMENT, "device_index -2");
     options = (mlff_options){.device = 9};
     assert_fails(mlff_evaluator_create(r.model, &options, &e, &error), &error, MLFF_ERROR_ARGUMENT, "device 9");
     assert_fails(mlff_evaluator_create(NULL, NULL, &e, &error), &error, MLFF_ERROR_ARGUMENT, "model is NULL");
+    reference_free(&r);
+}
+
+static int unused_forward(void *context, const void *sent, void *received, int width, int real_bytes)
+{
+    (void)context, (void)sent, (void)received, (void)width, (void)real_bytes;
+    fail_msg("a halo that cannot be is not called");
+    return 1;
+}
+
+/* Two atoms, of which the second is a ghost. */
+static void a_halo_that_cannot_be_is_refused(void **unused)
+{
+    (void)unused;
+    reference r;
+    reference_load(&r, "gaussian_ev", "ortho");
+    mlff_evaluator *e = evaluator_for(r.model, MLFF_PRECISION_DOUBLE);
+    const double x[6] = {0, 0, 0, 1.5, 0, 0};
+    const int32_t species[2] = {0, 1}, ilist[1] = {0}, numneigh[2] = {1, 0};
+    int32_t neighbour[1] = {1}, *firstneigh[2] = {neighbour, NULL};
+    const mlff_neighbour_list list = {.rebuilt = 1,
+                                      .n_listed = 1,
+                                      .ilist = ilist,
+                                      .numneigh = numneigh,
+                                      .firstneigh = firstneigh,
+                                      .index_mask = 0x1FFFFFFF};
+    const int32_t beyond[2] = {0, 1}, of_nobody[2] = {0, -3}, fine[2] = {0, 0}, ghost[1] = {1}, owned[1] = {0};
+    const struct {
+        int32_t n_send;
+        const int32_t *send;
+        int32_t n_receive;
+        const int32_t *source;
+        const char *part;
+    } wrong[] = {{1, owned, 1, beyond, "source 1 of atom index 1"},
+                 {1, owned, 1, of_nobody, "source -3"},
+                 {1, ghost, 1, fine, "atom index 1 at send[0]"},
+                 {-1, owned, 1, fine, "n_send -1"},
+                 {1, NULL, 1, fine, "no list to send"},
+                 {1, owned, 1, NULL, "lists that go with them"},
+                 {1, owned, -1, fine, "n_receive -1"}};
+    double energy;
+    mlff_output output = {.energy = &energy};
+    mlff_error error;
+    for (size_t k = 0; k < sizeof wrong / sizeof wrong[0]; k++) {
+        const mlff_halo halo = {.n_send = wrong[k].n_send,
+                                .send = wrong[k].send,
+                                .n_receive = wrong[k].n_receive,
+                                .source = wrong[k].source,
+                                .forward = unused_forward};
+        const mlff_input input = {
+            .n_local = 1, .n_all = 2, .x = x, .species = species, .neighbours = &list, .halo = &halo};
+        assert_fails(mlff_evaluate(e, &input, &output, &error), &error, MLFF_ERROR_ARGUMENT, wrong[k].part);
+    }
+    mlff_evaluator_free(e);
     reference_free(&r);
 }
 
@@ -403,6 +459,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(atoms_too_near_for_single_precision_are_refused_or_finite),
         cmocka_unit_test(what_this_build_does_not_have_is_refused_in_words),
         cmocka_unit_test(inputs_that_contradict_themselves_are_refused),
+        cmocka_unit_test(a_halo_that_cannot_be_is_refused),
     };
     return RUN_ON_DEVICE(argc, argv, "input", tests);
 }
