@@ -69,8 +69,7 @@ static mlff_status forward_piece(state<T> *s, int l, int64_t begin, int64_t rows
     MLFF_TRY(dense_rows(w.context0, (const real<T> *)s->s + at, F, h, F, rows, DENSE_SILU, t.context_slope + at,
                         s->stream, error));
     MLFF_TRY(dense_rows(w.context1, (const real<T> *)h, F, x, 3 * F, rows, DENSE_STORE, none, s->stream, error));
-    features_kernel<T>
-        <<<blocks_of(n), 256, 0, s->stream>>>(n, F, x, t.v + 3 * at, t.features + 5 * at, t.x_v + at);
+    features_kernel<T><<<blocks_of(n), 256, 0, s->stream>>>(n, F, x, t.v + 3 * at, t.features + 5 * at, t.x_v + at);
     CUDA_TRY_LAUNCH("context");
     return MLFF_OK;
 }
@@ -94,8 +93,8 @@ static mlff_status reverse_piece(state<T> *s, int l, int64_t begin, int64_t rows
     const layer_tensors<T> &t = s->layer[l];
     real<T> *h_adj = s->scratch, *x_adj = h_adj + n; /* [rows][F], [rows][3F] */
     T *adj = s->adj + 4 * at;
-    features_reverse_kernel<T><<<blocks_of(n), 256, 0, s->stream>>>(n, F, s->features_adj + 5 * at, t.v + 3 * at,
-                                                                    t.x_v + at, x_adj, adj);
+    features_reverse_kernel<T>
+        <<<blocks_of(n), 256, 0, s->stream>>>(n, F, s->features_adj + 5 * at, t.v + 3 * at, t.x_v + at, x_adj, adj);
     MLFF_TRY(dense_rows(w.context1_T, (const real<T> *)x_adj, 3 * F, h_adj, F, rows, DENSE_SLOPE, t.context_slope + at,
                         s->stream, error));
     MLFF_TRY(dense_rows(w.context0_T, (const real<T> *)h_adj, F, adj, 4 * F, rows, DENSE_ADD, (T *)nullptr, s->stream,

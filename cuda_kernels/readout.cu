@@ -73,8 +73,9 @@ template <typename T> mlff_status readout_forward(state<T> *s, mlff_error *error
         const int64_t rows = rows_of_piece(s->N, begin);
         MLFF_TRY(dense_rows(w.readout0, (const real<T> *)s->s + begin * w.F, w.F, h, w.H, rows, DENSE_STORE, none,
                             s->stream, error));
-        const energy_arguments<T> a = {begin,      rows,         w.H,        w.scale,          w.readout1_bias, h,
-                                       w.readout1, w.atom_shift, s->species, s->readout_slope, s->atom_energy,  s->bad_row};
+        const energy_arguments<T> a = {
+            begin,      rows,         w.H,        w.scale,          w.readout1_bias, h,
+            w.readout1, w.atom_shift, s->species, s->readout_slope, s->atom_energy,  s->bad_row};
         energy_kernel<<<(unsigned)((rows + 7) / 8), 256, 0, s->stream>>>(a);
     }
     CUDA_TRY_LAUNCH("readout");
@@ -94,8 +95,8 @@ template <typename T> mlff_status readout_reverse(state<T> *s, mlff_error *error
         const int64_t rows = rows_of_piece(s->N, begin), n = rows * H;
         seed_kernel<T>
             <<<blocks_of(n), 256, 0, s->stream>>>(n, H, seed, s->w.readout1, s->readout_slope + begin * H, h_adj);
-        MLFF_TRY(dense_rows(s->w.readout0_T, (const real<T> *)h_adj, H, s->adj + begin * 4 * F, 4 * F, rows, DENSE_STORE,
-                            (T *)nullptr, s->stream, error));
+        MLFF_TRY(dense_rows(s->w.readout0_T, (const real<T> *)h_adj, H, s->adj + begin * 4 * F, 4 * F, rows,
+                            DENSE_STORE, (T *)nullptr, s->stream, error));
     }
     clear_vectors_kernel<<<blocks_of(n_v), 256, 0, s->stream>>>(n_v, F, s->adj);
     CUDA_TRY_LAUNCH("readout, reverse");

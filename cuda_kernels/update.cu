@@ -147,12 +147,12 @@ static mlff_status forward_piece(state<T> *s, int l, int64_t begin, int64_t rows
     T *VU = t.VU + 6 * at, *v_mid = s->v_mid + 3 * at;
     MLFF_TRY(dense_rows(w.mix, (const T *)v_mid, F, VU, 2 * F, 3 * rows, DENSE_STORE, (T *)nullptr, s->stream, error));
     norms_kernel<T><<<blocks_of(n), 256, 0, s->stream>>>(rows, F, s->w.epsilon, VU, s->s + at, in);
-    MLFF_TRY(dense_rows(w.dense0, (const real<T> *)in, 2 * F, h, F, rows, DENSE_SILU, t.dense_slope + at, s->stream,
-                        error));
+    MLFF_TRY(
+        dense_rows(w.dense0, (const real<T> *)in, 2 * F, h, F, rows, DENSE_SILU, t.dense_slope + at, s->stream, error));
     MLFF_TRY(dense_rows(w.dense1, (const real<T> *)h, F, y, last ? 2 * F : 3 * F, rows, DENSE_STORE, none, s->stream,
                         error));
-    const apply_arguments<T> a = {rows,      F,           last,       y, VU, v_mid, s->s + at,
-                                  t.y_sv + at, t.y_v + at, last ? nullptr : s->layer[l + 1].v + 3 * at};
+    const apply_arguments<T> a = {
+        rows, F, last, y, VU, v_mid, s->s + at, t.y_sv + at, t.y_v + at, last ? nullptr : s->layer[l + 1].v + 3 * at};
     apply_kernel<<<blocks_of(n), 256, 0, s->stream>>>(a);
     CUDA_TRY_LAUNCH("update");
     return MLFF_OK;
@@ -176,15 +176,17 @@ static mlff_status reverse_piece(state<T> *s, int l, int64_t begin, int64_t rows
     const layer_weights<real<T>> &w = s->w.layer[l];
     const layer_tensors<T> &t = s->layer[l];
     real<T> *in_adj = s->scratch, *h_adj = in_adj + 2 * n, *y_adj = h_adj + n, *VU_adj = y_adj + 3 * n, *v_part = y_adj,
-            *none = nullptr; /* [rows][2F], [rows][F], [rows][3F], [rows][3][2F]; y_adj is done with when v_part is made */
+            *none =
+                nullptr; /* [rows][2F], [rows][F], [rows][3F], [rows][3][2F]; y_adj is done with when v_part is made */
     const T *VU = t.VU + 6 * at;
     T *adj = s->adj + 4 * at;
     outputs_reverse_kernel<T><<<blocks_of(n), 256, 0, s->stream>>>(rows, F, last, VU, adj, y_adj);
     MLFF_TRY(dense_rows(w.dense1_T, (const real<T> *)y_adj, y_width, h_adj, F, rows, DENSE_SLOPE, t.dense_slope + at,
                         s->stream, error));
-    MLFF_TRY(dense_rows(w.dense0_T, (const real<T> *)h_adj, F, in_adj, 2 * F, rows, DENSE_STORE, none, s->stream, error));
-    const products_reverse_arguments<T> a = {rows,        F,          last, s->w.epsilon, VU, in_adj,
-                                             t.y_sv + at, t.y_v + at, adj,  VU_adj};
+    MLFF_TRY(
+        dense_rows(w.dense0_T, (const real<T> *)h_adj, F, in_adj, 2 * F, rows, DENSE_STORE, none, s->stream, error));
+    const products_reverse_arguments<T> a = {rows,   F,           last,       s->w.epsilon, VU,
+                                             in_adj, t.y_sv + at, t.y_v + at, adj,          VU_adj};
     products_reverse_kernel<<<blocks_of(n), 256, 0, s->stream>>>(a);
     MLFF_TRY(
         dense_rows(w.mix_T, (const real<T> *)VU_adj, 2 * F, v_part, F, 3 * rows, DENSE_STORE, none, s->stream, error));
