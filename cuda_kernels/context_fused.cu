@@ -43,13 +43,14 @@ template <typename T, int F> __global__ void __launch_bounds__(2 * F, 256 / F) c
     {
         sums<ATOM_TILES, 1> c = {};
         multiply<T, ATOM_TILES, 1>(rows, a.context0, warp, 0, 0, STEPS, c);
+        const column_ends ends = ends_of(a.context0, column);
 #pragma unroll
         for (int i = 0; i < ATOM_TILES; i++) {
 #pragma unroll
             for (int r = 0; r < 2; r++) {
                 const int row = row0 + 16 * i + 8 * r;
                 float y[4], slope[4];
-                outputs(c[i][0], r, a.context0, column, y);
+                outputs(c[i][0], r, ends, y);
 #pragma unroll
                 for (int q = 0; q < 4; q++) x[i][r][q] = silu(y[q], &slope[q]);
                 write_four(a.slope + (size_t)row * F + column, row < a.N, slope);
@@ -60,28 +61,31 @@ template <typename T, int F> __global__ void __launch_bounds__(2 * F, 256 / F) c
     __syncthreads();
     sums<ATOM_TILES, 3> c = {};
     multiply<T, ATOM_TILES, 3>(hidden, a.context1, warp, STEPS, 0, STEPS, c);
+    float v[3][2 * ATOM_TILES][4]; /* read before anything is written, which reads could not pass */
 #pragma unroll
-    for (int i = 0; i < ATOM_TILES; i++)
+    for (int q = 0; q < 6 * ATOM_TILES; q++) {
+        const int row = row0 + 8 * (q / 3);
+        read_four(a.v + ((size_t)row * 3 + q % 3) * F + column, row < a.N, v[q % 3][q / 3]);
+    }
 #pragma unroll
-        for (int r = 0; r < 2; r++) {
-            const int row = row0 + 16 * i + 8 * r;
-            const bool valid = row < a.N;
+    for (int part = 0; part < 3; part++) {
+        const column_ends ends = ends_of(a.context1, part * F + column);
+#pragma unroll
+        for (int q = 0; q < 2 * ATOM_TILES; q++) {
+            const int row = row0 + 8 * q;
             T *features = a.features + (size_t)row * 5 * F + column;
             float y[4];
-#pragma unroll
-            for (int part = 0; part < 3; part++) {
-                outputs(c[i][part], r, a.context1, part * F + column, y);
-                write_four(part < 2 ? features + part * F : a.x_v + (size_t)row * F + column, valid, y);
-            }
+            outputs(c[q / 2][part], q % 2, ends, y);
+            write_four(part < 2 ? features + part * F : a.x_v + (size_t)row * F + column, row < a.N, y);
+            if (part < 2) continue;
 #pragma unroll
             for (int k = 0; k < 3; k++) {
-                float v[4];
-                read_four(a.v + ((size_t)row * 3 + k) * F + column, valid, v);
 #pragma unroll
-                for (int q = 0; q < 4; q++) v[q] *= y[q];
-                write_four(features + (2 + k) * F, valid, v);
+                for (int p = 0; p < 4; p++) v[k][q][p] *= y[p];
+                write_four(features + (2 + k) * F, row < a.N, v[k][q]);
             }
         }
+    }
 }
 
 /* ---------------------------------------------------------------------------------------------- reverse */
@@ -105,30 +109,34 @@ __global__ void __launch_bounds__(2 * F, 256 / F) context_reverse_kernel(context
     const row_fragments outputs_adj = {numbers, undo, 3 * STEPS}, hidden = {numbers, undo, STEPS};
 #pragma unroll
     for (int i = 0; i < ATOM_TILES; i++) {
-        float x_adj[3][2][4];
+        float x_adj[3][2][4], x_v[2][4], y_adj[3][2][4], v[3][2][4], v_adj[3][2][4];
 #pragma unroll
         for (int r = 0; r < 2; r++) {
             const int row = row0 + 16 * i + 8 * r;
-            const bool valid = row < a.N;
             const T *in = a.features_adj + (size_t)row * 5 * F + column;
-            T *adj = a.adj + (size_t)row * 4 * F + column;
-            float x_v[4], y_adj[4], v[4], v_adj[4];
-            read_four(in, valid, x_adj[0][r]);
-            read_four(in + F, valid, x_adj[1][r]);
-            read_four(a.x_v + (size_t)row * F + column, valid, x_v);
+            read_four(in, row < a.N, x_adj[0][r]);
+            read_four(in + F, row < a.N, x_adj[1][r]);
+            read_four(a.x_v + (size_t)row * F + column, row < a.N, x_v[r]);
+#pragma unroll
+            for (int k = 0; k < 3; k++) {
+                read_four(in + (2 + k) * F, row < a.N, y_adj[k][r]);
+                read_four(a.v + ((size_t)row * 3 + k) * F + column, row < a.N, v[k][r]);
+                read_four(a.adj + ((size_t)row * 4 + 1 + k) * F + column, row < a.N, v_adj[k][r]);
+            }
+        }
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            const int row = row0 + 16 * i + 8 * r;
 #pragma unroll
             for (int q = 0; q < 4; q++) x_adj[2][r][q] = 0;
 #pragma unroll
             for (int k = 0; k < 3; k++) {
-                read_four(in + (2 + k) * F, valid, y_adj);
-                read_four(a.v + ((size_t)row * 3 + k) * F + column, valid, v);
-                read_four(adj + (1 + k) * F, valid, v_adj);
 #pragma unroll
                 for (int q = 0; q < 4; q++) {
-                    x_adj[2][r][q] += y_adj[q] * v[q];
-                    v_adj[q] += y_adj[q] * x_v[q];
+                    x_adj[2][r][q] += y_adj[k][r][q] * v[k][r][q];
+                    v_adj[k][r][q] += y_adj[k][r][q] * x_v[r][q];
                 }
-                write_four(adj + (1 + k) * F, valid, v_adj);
+                write_four(a.adj + ((size_t)row * 4 + 1 + k) * F + column, row < a.N, v_adj[k][r]);
             }
         }
 #pragma unroll
@@ -138,18 +146,17 @@ __global__ void __launch_bounds__(2 * F, 256 / F) context_reverse_kernel(context
     {
         sums<ATOM_TILES, 1> c = {};
         multiply<T, ATOM_TILES, 1>(outputs_adj, a.context1_T, warp, 0, 0, 3 * STEPS, c);
-        float h_adj[ATOM_TILES][2][4];
+        const column_ends ends = ends_of(a.context1_T, column);
+        float h_adj[ATOM_TILES][2][4], slope[ATOM_TILES][2][4];
 #pragma unroll
-        for (int i = 0; i < ATOM_TILES; i++)
+        for (int q = 0; q < 2 * ATOM_TILES; q++)
+            read_four(a.slope + (size_t)(row0 + 8 * q) * F + column, row0 + 8 * q < a.N, slope[q / 2][q % 2]);
 #pragma unroll
-            for (int r = 0; r < 2; r++) {
-                const int row = row0 + 16 * i + 8 * r;
-                float slope[4];
-                read_four(a.slope + (size_t)row * F + column, row < a.N, slope);
-                outputs(c[i][0], r, a.context1_T, column, h_adj[i][r]);
+        for (int q = 0; q < 2 * ATOM_TILES; q++) {
+            outputs(c[q / 2][0], q % 2, ends, h_adj[q / 2][q % 2]);
 #pragma unroll
-                for (int q = 0; q < 4; q++) h_adj[i][r][q] *= slope[q];
-            }
+            for (int p = 0; p < 4; p++) h_adj[q / 2][q % 2][p] *= slope[q / 2][q % 2][p];
+        }
         __syncthreads();
 #pragma unroll
         for (int i = 0; i < ATOM_TILES; i++) put_rows<T>(hidden, i, warp, h_adj[i]);
@@ -157,19 +164,19 @@ __global__ void __launch_bounds__(2 * F, 256 / F) context_reverse_kernel(context
     __syncthreads();
     sums<ATOM_TILES, 1> c = {};
     multiply<T, ATOM_TILES, 1>(hidden, a.context0_T, warp, 0, 0, STEPS, c);
+    const column_ends ends = ends_of(a.context0_T, column);
+    float s_adj[2 * ATOM_TILES][4];
 #pragma unroll
-    for (int i = 0; i < ATOM_TILES; i++)
+    for (int q = 0; q < 2 * ATOM_TILES; q++)
+        read_four(a.adj + (size_t)(row0 + 8 * q) * 4 * F + column, row0 + 8 * q < a.N, s_adj[q]);
 #pragma unroll
-        for (int r = 0; r < 2; r++) {
-            const int row = row0 + 16 * i + 8 * r;
-            T *adj = a.adj + (size_t)row * 4 * F + column;
-            float s_adj[4], y[4];
-            read_four(adj, row < a.N, s_adj);
-            outputs(c[i][0], r, a.context0_T, column, y);
+    for (int q = 0; q < 2 * ATOM_TILES; q++) {
+        float y[4];
+        outputs(c[q / 2][0], q % 2, ends, y);
 #pragma unroll
-            for (int q = 0; q < 4; q++) s_adj[q] += y[q];
-            write_four(adj, row < a.N, s_adj);
-        }
+        for (int p = 0; p < 4; p++) s_adj[q][p] += y[p];
+        write_four(a.adj + (size_t)(row0 + 8 * q) * 4 * F + column, row0 + 8 * q < a.N, s_adj[q]);
+    }
 }
 
 /* -------------------------------------------------------------------------------------------- launchers */

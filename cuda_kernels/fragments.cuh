@@ -142,13 +142,14 @@ __device__ inline void multiply(const row_fragments &a, const matrix<float> &m, 
 {
     const int lane = threadIdx.x % 32, g = lane / 4;
     const int in_steps = m.n_in / GROUP;
+    constexpr int UNROLL = M * N >= 4 ? 1 : 2; /* more spills registers */
     const uint4 *weights = m.fragments + ((size_t)first_group * in_steps + from) * 64 + lane;
     uint4 next[N][PARTS<T>];
 #pragma unroll
     for (int n = 0; n < N; n++)
 #pragma unroll
         for (int p = 0; p < PARTS<T>; p++) next[n][p] = __ldg(weights + (size_t)n * apart * in_steps * 64 + p * 32);
-#pragma unroll 2
+#pragma unroll UNROLL
     for (int k = 0; k < steps; k++) {
         uint4 b[N][PARTS<T>];
 #pragma unroll
@@ -192,17 +193,24 @@ __device__ inline void multiply(const row_fragments &a, const matrix<float> &m, 
     }
 }
 
-/* y = sum times the weights' power of two + bias, of row r and the lane's columns, the first of which is `column` of the
- * matrix. */
-__device__ inline void outputs(const float (&c)[2][4], int r, const matrix<float> &m, int column, float (&y)[4])
+/* What turns the sums of a lane's columns into outputs: the columns' powers of two, and the bias. */
+struct column_ends {
+    float scale[4], bias[4];
+};
+
+/* `column`: the lane's first, of the matrix. */
+__device__ inline column_ends ends_of(const matrix<float> &m, int column)
 {
-    float b[4] = {0, 0, 0, 0};
-    if (m.b) {
-        const float4 bias = __ldg((const float4 *)(m.b + column));
-        b[0] = bias.x, b[1] = bias.y, b[2] = bias.z, b[3] = bias.w;
-    }
+    const float4 scale = *(const float4 *)(m.fragment_scale + column);
+    const float4 bias = m.b ? *(const float4 *)(m.b + column) : make_float4(0, 0, 0, 0);
+    return {{scale.x, scale.y, scale.z, scale.w}, {bias.x, bias.y, bias.z, bias.w}};
+}
+
+/* Row r's outputs. */
+__device__ inline void outputs(const float (&c)[2][4], int r, const column_ends &ends, float (&y)[4])
+{
 #pragma unroll
-    for (int q = 0; q < 4; q++) y[q] = c[q / 2][2 * r + q % 2] * m.fragment_scale + b[q];
+    for (int q = 0; q < 4; q++) y[q] = c[q / 2][2 * r + q % 2] * ends.scale[q] + ends.bias[q];
 }
 
 /* ---------------------------------------------------------------------------------------- launches */

@@ -53,11 +53,12 @@ template <typename T, int F> __global__ void __launch_bounds__(2 * F, 256 / F) r
         const row_fragments tile = {numbers + i * STEPS * PARTS<T> * 32, undo + i * STEPS * 8, STEPS};
         sums<1, 1> c = {};
         multiply<T, 1, 1>(tile, a.readout0, group, 0, 0, STEPS, c);
+        const column_ends ends = ends_of(a.readout0, column);
         for (int r = 0; r < 2; r++) {
             const int row = row0 + 16 * i + 8 * r + lane / 4;
             float h[4], slope[4];
             double sum = 0;
-            outputs(c[0][0], r, a.readout0, column, h);
+            outputs(c[0][0], r, ends, h);
             for (int q = 0; q < 4; q++) sum += (double)silu(h[q], &slope[q]) * (double)a.weights[column + q];
             sum += __shfl_xor_sync(0xffffffffu, sum, 1);
             sum += __shfl_xor_sync(0xffffffffu, sum, 2);
@@ -111,13 +112,14 @@ __global__ void __launch_bounds__(2 * F, 256 / F) readout_reverse_kernel(readout
     sums<ATOM_TILES, 1> c = {};
     multiply<T, ATOM_TILES, 1>(rows, a.readout0_T, warp, 0, 0, groups, c);
     const int column = warp * GROUP + lane % 4 * 4;
+    const column_ends ends = ends_of(a.readout0_T, column);
 #pragma unroll
     for (int i = 0; i < ATOM_TILES; i++)
 #pragma unroll
         for (int r = 0; r < 2; r++) {
             const int row = row0 + 16 * i + 8 * r + lane / 4;
             float y[4];
-            outputs(c[i][0], r, a.readout0_T, column, y);
+            outputs(c[i][0], r, ends, y);
             write_four(a.adj + (size_t)row * 4 * F + column, row < a.N, y);
         }
 }

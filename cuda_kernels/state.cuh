@@ -72,7 +72,7 @@ template <typename T> struct matrix {
     T *M;             /* [n_in][n_out] */
     T *b;             /* [n_out] or NULL */
     uint4 *fragments; /* M / fragment_scale for the matrix units, [n_out/16][n_in/16][2][32], where fragments_fit */
-    float fragment_scale;
+    float *fragment_scale; /* [n_out] */
 };
 
 template <typename T> struct layer_weights {

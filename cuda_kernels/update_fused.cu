@@ -35,10 +35,115 @@ template <typename T, int F> constexpr size_t forward_bytes()
     return mix > dense ? mix : dense;
 }
 
+/* V (part 0) or U (1); with U also |V|^2 and U.V: V is read again, there is no room for both in registers. */
+template <typename T, int F, int PART>
+__device__ inline void mix(const update_arguments<T> &a, const row_fragments &rows, int warp, int lane_row, int column,
+                           float (&n)[ATOM_TILES][2][4], float (&UV)[ATOM_TILES][2][4])
+{
+    sums<3 * ATOM_TILES, 1> c = {};
+    multiply<T, 3 * ATOM_TILES, 1>(rows, a.mix, PART * F / GROUP + warp, 0, 0, F / GROUP, c);
+    const int row0 = anew(lane_row);
+    const column_ends ends = ends_of(a.mix, PART * F + column);
+#pragma unroll
+    for (int i = 0; i < ATOM_TILES; i++) {
+        float V[3][2][4];
+        if (PART == 1)
+#pragma unroll
+            for (int q = 0; q < 6; q++) {
+                const int row = row0 + 16 * i + 8 * (q % 2);
+                read_four(a.VU + ((size_t)row * 3 + q / 2) * 2 * F + column, row < a.N, V[q / 2][q % 2]);
+            }
+#pragma unroll
+        for (int r = 0; r < 2; r++)
+#pragma unroll
+            for (int k = 0; k < 3; k++) {
+                const int row = row0 + 16 * i + 8 * r;
+                float y[4];
+                outputs(c[k * ATOM_TILES + i][0], r, ends, y);
+                write_four(a.VU + (((size_t)row * 3 + k) * 2 + PART) * F + column, row < a.N, y);
+                if (PART == 1)
+#pragma unroll
+                    for (int q = 0; q < 4; q++) {
+                        n[i][r][q] = (k > 0 ? n[i][r][q] : 0) + V[k][r][q] * V[k][r][q];
+                        UV[i][r][q] = (k > 0 ? UV[i][r][q] : 0) + V[k][r][q] * as_stored<T>(y[q]);
+                    }
+            }
+    }
+}
+
+/* s += y_s + y_sv U.V */
+template <typename T, int F>
+__device__ inline void apply_scalars(const update_arguments<T> &a, const row_fragments &hidden, int warp, int lane_row,
+                                     int column, const float4 *UV)
+{
+    sums<ATOM_TILES, 2> c = {};
+    multiply<T, ATOM_TILES, 2>(hidden, a.dense1, warp, F / GROUP, 0, F / GROUP, c);
+    const int row0 = anew(lane_row);
+    float s[2 * ATOM_TILES][4]; /* all reads before the writes, which they could not pass */
+#pragma unroll
+    for (int q = 0; q < 2 * ATOM_TILES; q++)
+        read_four(a.s + (size_t)(row0 + 8 * q) * F + column, row0 + 8 * q < a.N, s[q]);
+    const column_ends ends = ends_of(a.dense1, column), ends_sv = ends_of(a.dense1, F + column);
+#pragma unroll
+    for (int q = 0; q < 2 * ATOM_TILES; q++) {
+        const int row = row0 + 8 * q;
+        const float4 product = UV[q * 2 * F];
+        float y[4], y_sv[4];
+        outputs(c[q / 2][0], q % 2, ends, y);
+        outputs(c[q / 2][1], q % 2, ends_sv, y_sv);
+        s[q][0] += y[0] + y_sv[0] * product.x, s[q][1] += y[1] + y_sv[1] * product.y;
+        s[q][2] += y[2] + y_sv[2] * product.z, s[q][3] += y[3] + y_sv[3] * product.w;
+        write_four(a.s + (size_t)row * F + column, row < a.N, s[q]);
+        write_four(a.y_sv + (size_t)row * F + column, row < a.N, y_sv);
+    }
+}
+
+template <typename T, int F>
+__device__ inline void read_vectors(const update_arguments<T> &a, int row0, int column, float (&v)[3][2][4],
+                                    float (&U)[3][2][4])
+{
+#pragma unroll
+    for (int q = 0; q < 6; q++) {
+        const int row = row0 + 8 * (q % 2), k = q / 2;
+        read_four(a.VU + (((size_t)row * 3 + k) * 2 + 1) * F + column, row < a.N, U[k][q % 2]);
+        read_four(a.v_mid + ((size_t)row * 3 + k) * F + column, row < a.N, v[k][q % 2]);
+    }
+}
+
+/* v += y_v U; what the first tile needs is on its way while y_v is made */
+template <typename T, int F>
+__device__ inline void apply_vectors(const update_arguments<T> &a, const row_fragments &hidden, int warp, int lane_row,
+                                     int column)
+{
+    const int row0 = anew(lane_row);
+    float v[3][2][4], U[3][2][4];
+    read_vectors<T, F>(a, row0, column, v, U);
+    sums<ATOM_TILES, 1> c = {};
+    multiply<T, ATOM_TILES, 1>(hidden, a.dense1, 2 * (F / GROUP) + warp, 0, 0, F / GROUP, c);
+    const column_ends ends = ends_of(a.dense1, 2 * F + column);
+#pragma unroll
+    for (int i = 0; i < ATOM_TILES; i++) {
+        if (i > 0) read_vectors<T, F>(a, row0 + 16 * i, column, v, U);
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            const int row = row0 + 16 * i + 8 * r;
+            float y_v[4];
+            outputs(c[i][0], r, ends, y_v);
+            write_four(a.y_v + (size_t)row * F + column, row < a.N, y_v);
+#pragma unroll
+            for (int k = 0; k < 3; k++) {
+#pragma unroll
+                for (int q = 0; q < 4; q++) v[k][r][q] += y_v[q] * U[k][r][q];
+                write_four(a.v_out + ((size_t)row * 3 + k) * F + column, row < a.N, v[k][r]);
+            }
+        }
+    }
+}
+
 template <typename T, int F, bool LAST>
 __global__ void __launch_bounds__(2 * F, 256 / F) update_kernel(update_arguments<T> a)
 {
-    constexpr int STEPS = F / GROUP, OUT = LAST ? 2 : 3;
+    constexpr int STEPS = F / GROUP;
     extern __shared__ __align__(16) char shared[];
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, column = warp * GROUP + lane % 4 * 4;
     const int lane_row = blockIdx.x * BLOCK_ATOMS + lane / 4;
@@ -61,38 +166,11 @@ __global__ void __launch_bounds__(2 * F, 256 / F) update_kernel(update_arguments
     }
     __syncthreads();
 
-    float n[ATOM_TILES][2][4] = {}, UV[ATOM_TILES][2][4] = {};
-#pragma unroll 1
-    for (int part = 0; part < 2; part++) { /* V, then U; V is read again, there is no room for both in registers */
+    float n[ATOM_TILES][2][4], UV[ATOM_TILES][2][4];
+    {
         const row_fragments rows = {numbers, (float2 *)(numbers + 3 * ATOM_TILES * STEPS * PARTS<T> * 32), STEPS};
-        sums<3 * ATOM_TILES, 1> c = {};
-        multiply<T, 3 * ATOM_TILES, 1>(rows, a.mix, part * STEPS + warp, 0, 0, STEPS, c);
-        const int row0 = anew(lane_row);
-#pragma unroll
-        for (int tile = 0; tile < 3 * ATOM_TILES; tile++)
-#pragma unroll
-            for (int r = 0; r < 2; r++) {
-                const int row = row0 + 16 * (tile % ATOM_TILES) + 8 * r;
-                float y[4];
-                outputs(c[tile][0], r, a.mix, part * F + column, y);
-                write_four(a.VU + (((size_t)row * 3 + tile / ATOM_TILES) * 2 + part) * F + column, row < a.N, y);
-#pragma unroll
-                for (int q = 0; q < 4; q++) c[tile][0][q / 2][2 * r + q % 2] = as_stored<T>(y[q]);
-            }
-        if (part == 0) continue;
-#pragma unroll
-        for (int tile = 0; tile < 3 * ATOM_TILES; tile++)
-#pragma unroll
-            for (int r = 0; r < 2; r++) {
-                const int i = tile % ATOM_TILES, row = row0 + 16 * i + 8 * r;
-                float V[4];
-                read_four(a.VU + ((size_t)row * 3 + tile / ATOM_TILES) * 2 * F + column, row < a.N, V);
-#pragma unroll
-                for (int q = 0; q < 4; q++) {
-                    n[i][r][q] += V[q] * V[q];
-                    UV[i][r][q] += V[q] * c[tile][0][q / 2][2 * r + q % 2];
-                }
-            }
+        mix<T, F, 0>(a, rows, warp, lane_row, column, n, UV);
+        mix<T, F, 1>(a, rows, warp, lane_row, column, n, UV);
     }
 
     float4 *kept = (float4 *)(shared + fragment_bytes<T>(2 * ATOM_TILES * F / GROUP)) + threadIdx.x;
@@ -119,6 +197,7 @@ __global__ void __launch_bounds__(2 * F, 256 / F) update_kernel(update_arguments
         sums<ATOM_TILES, 1> c = {};
         multiply<T, ATOM_TILES, 1>(rows, a.dense0, warp, 0, 0, 2 * STEPS, c);
         const int slope_row0 = anew(lane_row);
+        const column_ends ends = ends_of(a.dense0, column);
         float h[ATOM_TILES][2][4];
 #pragma unroll
         for (int i = 0; i < ATOM_TILES; i++)
@@ -126,7 +205,7 @@ __global__ void __launch_bounds__(2 * F, 256 / F) update_kernel(update_arguments
             for (int r = 0; r < 2; r++) {
                 const int row = slope_row0 + 16 * i + 8 * r;
                 float y[4], slope[4];
-                outputs(c[i][0], r, a.dense0, column, y);
+                outputs(c[i][0], r, ends, y);
 #pragma unroll
                 for (int q = 0; q < 4; q++) h[i][r][q] = silu(y[q], &slope[q]);
                 write_four(a.slope + (size_t)row * F + column, row < a.N, slope);
@@ -139,38 +218,8 @@ __global__ void __launch_bounds__(2 * F, 256 / F) update_kernel(update_arguments
     __syncthreads();
 
     const row_fragments hidden = {numbers, (float2 *)(numbers + 2 * ATOM_TILES * STEPS * PARTS<T> * 32), STEPS};
-    sums<ATOM_TILES, OUT> c = {};
-    multiply<T, ATOM_TILES, OUT>(hidden, a.dense1, warp, STEPS, 0, STEPS, c);
-    const int row0 = anew(lane_row);
-#pragma unroll
-    for (int i = 0; i < ATOM_TILES; i++)
-#pragma unroll
-        for (int r = 0; r < 2; r++) {
-            const int row = row0 + 16 * i + 8 * r;
-            const bool valid = row < a.N;
-            const size_t at = (size_t)row * F + column;
-            const float4 product = kept[(i * 2 + r) * 2 * F];
-            float s[4], y[4], y_sv[4];
-            read_four(a.s + at, valid, s);
-            outputs(c[i][0], r, a.dense1, column, y);
-            outputs(c[i][1], r, a.dense1, F + column, y_sv);
-            s[0] += y[0] + y_sv[0] * product.x, s[1] += y[1] + y_sv[1] * product.y;
-            s[2] += y[2] + y_sv[2] * product.z, s[3] += y[3] + y_sv[3] * product.w;
-            write_four(a.s + at, valid, s);
-            write_four(a.y_sv + at, valid, y_sv);
-            if (LAST) continue;
-            outputs(c[i][OUT - 1], r, a.dense1, 2 * F + column, y);
-            write_four(a.y_v + at, valid, y);
-#pragma unroll
-            for (int k = 0; k < 3; k++) {
-                float v[4], U[4];
-                read_four(a.v_mid + ((size_t)row * 3 + k) * F + column, valid, v);
-                read_four(a.VU + (((size_t)row * 3 + k) * 2 + 1) * F + column, valid, U);
-#pragma unroll
-                for (int q = 0; q < 4; q++) v[q] += y[q] * U[q];
-                write_four(a.v_out + ((size_t)row * 3 + k) * F + column, valid, v);
-            }
-        }
+    apply_scalars<T, F>(a, hidden, warp, lane_row, column, kept);
+    if (!LAST) apply_vectors<T, F>(a, hidden, warp, lane_row, column);
 }
 
 /* ---------------------------------------------------------------------------------------------- reverse */
@@ -225,6 +274,94 @@ __device__ inline void put_output_adjoints(const update_reverse_arguments<T> &a,
     }
 }
 
+/* s_adj += first half of [s, n]_adj; s_adj y_sv, with the old s_adj, to the lane's place. */
+template <typename T, int F>
+__device__ inline void put_scalar_adjoints(const update_reverse_arguments<T> &a, const sums<ATOM_TILES, 2> &c, int row0,
+                                           int column, float4 *kept)
+{
+    float s_adj[2 * ATOM_TILES][4], y_sv[2 * ATOM_TILES][4];
+#pragma unroll
+    for (int q = 0; q < 2 * ATOM_TILES; q++) {
+        const int row = row0 + 8 * q;
+        read_four(a.adj + (size_t)row * 4 * F + column, row < a.N, s_adj[q]);
+        read_four(a.y_sv + (size_t)row * F + column, row < a.N, y_sv[q]);
+    }
+    const column_ends ends = ends_of(a.dense0_T, column);
+#pragma unroll
+    for (int q = 0; q < 2 * ATOM_TILES; q++) {
+        const int row = row0 + 8 * q;
+        float in_adj[4];
+        kept[q * 2 * F] = make_float4(s_adj[q][0] * y_sv[q][0], s_adj[q][1] * y_sv[q][1], s_adj[q][2] * y_sv[q][2],
+                                      s_adj[q][3] * y_sv[q][3]);
+        outputs(c[q / 2][0], q % 2, ends, in_adj);
+#pragma unroll
+        for (int p = 0; p < 4; p++) s_adj[q][p] += in_adj[p];
+        write_four(a.adj + (size_t)row * 4 * F + column, row < a.N, s_adj[q]);
+    }
+}
+
+/* V_adj = n_adj V/n + s_adj y_sv U of a tile; c: sums of n_adj */
+template <typename T, int F>
+__device__ inline void put_V_adjoints(const update_reverse_arguments<T> &a, const row_fragments &rows, int i,
+                                      const float (&c)[2][4], int warp, int row0, int column, const float4 *kept)
+{
+    float V[3][2][4], U[3][2][4];
+#pragma unroll
+    for (int q = 0; q < 6; q++) {
+        const int row = row0 + 16 * i + 8 * (q % 2);
+        const T *V_at = a.VU + ((size_t)row * 3 + q / 2) * 2 * F + column;
+        read_four(V_at, row < a.N, V[q / 2][q % 2]);
+        read_four(V_at + F, row < a.N, U[q / 2][q % 2]);
+    }
+    const column_ends ends = ends_of(a.dense0_T, F + column);
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        const float4 product = kept[(2 * i + r) * 2 * F];
+        const float across[4] = {product.x, product.y, product.z, product.w};
+        float n_adj[4];
+        outputs(c, r, ends, n_adj);
+#pragma unroll
+        for (int q = 0; q < 4; q++) {
+            const float square =
+                a.epsilon + V[0][r][q] * V[0][r][q] + V[1][r][q] * V[1][r][q] + V[2][r][q] * V[2][r][q];
+            const float along = square > 0 ? n_adj[q] / sqrtf(square) : 0;
+#pragma unroll
+            for (int k = 0; k < 3; k++) V[k][r][q] = along * V[k][r][q] + across[q] * U[k][r][q];
+        }
+    }
+#pragma unroll
+    for (int k = 0; k < 3; k++) put_rows<T>(rows, k * ATOM_TILES + i, warp, V[k]);
+}
+
+/* U_adj = s_adj y_sv V + v_adj y_v of a tile */
+template <typename T, int F, bool LAST>
+__device__ inline void put_U_adjoints(const update_reverse_arguments<T> &a, const row_fragments &rows, int i, int warp,
+                                      int row0, int column, const float4 *kept)
+{
+    float V[3][2][4], v_adj[3][2][4] = {}, y_v[2][4] = {};
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        const int row = row0 + 16 * i + 8 * r;
+        if (!LAST) read_four(a.y_v + (size_t)row * F + column, row < a.N, y_v[r]);
+#pragma unroll
+        for (int k = 0; k < 3; k++) {
+            read_four(a.VU + ((size_t)row * 3 + k) * 2 * F + column, row < a.N, V[k][r]);
+            if (!LAST) read_four(a.adj + ((size_t)row * 4 + 1 + k) * F + column, row < a.N, v_adj[k][r]);
+        }
+    }
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        const float4 product = kept[(2 * i + r) * 2 * F];
+        const float across[4] = {product.x, product.y, product.z, product.w};
+#pragma unroll
+        for (int k = 0; k < 3; k++)
+#pragma unroll
+            for (int q = 0; q < 4; q++) V[k][r][q] = across[q] * V[k][r][q] + v_adj[k][r][q] * y_v[r][q];
+    }
+#pragma unroll
+    for (int k = 0; k < 3; k++) put_rows<T>(rows, k * ATOM_TILES + i, warp, V[k]);
+}
+
 template <typename T, int F, bool LAST>
 __global__ void __launch_bounds__(2 * F, 256 / F) update_reverse_kernel(update_reverse_arguments<T> a)
 {
@@ -241,18 +378,17 @@ __global__ void __launch_bounds__(2 * F, 256 / F) update_reverse_kernel(update_r
         sums<ATOM_TILES, 1> c = {};
         multiply<T, ATOM_TILES, 1>(outputs_adj, a.dense1_T, warp, 0, 0, OUT * STEPS, c);
         const int row0 = anew(lane_row);
-        float h_adj[ATOM_TILES][2][4];
+        const column_ends ends = ends_of(a.dense1_T, column);
+        float h_adj[ATOM_TILES][2][4], slope[ATOM_TILES][2][4];
 #pragma unroll
-        for (int i = 0; i < ATOM_TILES; i++)
+        for (int q = 0; q < 2 * ATOM_TILES; q++)
+            read_four(a.slope + (size_t)(row0 + 8 * q) * F + column, row0 + 8 * q < a.N, slope[q / 2][q % 2]);
 #pragma unroll
-            for (int r = 0; r < 2; r++) {
-                const int row = row0 + 16 * i + 8 * r;
-                float slope[4];
-                read_four(a.slope + (size_t)row * F + column, row < a.N, slope);
-                outputs(c[i][0], r, a.dense1_T, column, h_adj[i][r]);
+        for (int q = 0; q < 2 * ATOM_TILES; q++) {
+            outputs(c[q / 2][0], q % 2, ends, h_adj[q / 2][q % 2]);
 #pragma unroll
-                for (int q = 0; q < 4; q++) h_adj[i][r][q] *= slope[q];
-            }
+            for (int p = 0; p < 4; p++) h_adj[q / 2][q % 2][p] *= slope[q / 2][q % 2][p];
+        }
         __syncthreads();
 #pragma unroll
         for (int i = 0; i < ATOM_TILES; i++) put_rows<T>(rows, i, warp, h_adj[i]);
@@ -264,44 +400,10 @@ __global__ void __launch_bounds__(2 * F, 256 / F) update_reverse_kernel(update_r
         sums<ATOM_TILES, 2> c = {};
         multiply<T, ATOM_TILES, 2>(rows, a.dense0_T, warp, STEPS, 0, STEPS, c);
         const int row0 = anew(lane_row);
+        put_scalar_adjoints<T, F>(a, c, row0, column, kept);
         __syncthreads();
 #pragma unroll
-        for (int i = 0; i < ATOM_TILES; i++) {
-            float V_adj[3][2][4];
-#pragma unroll
-            for (int r = 0; r < 2; r++) {
-                const int row = row0 + 16 * i + 8 * r;
-                const bool valid = row < a.N;
-                T *adj = a.adj + (size_t)row * 4 * F + column;
-                float s_adj[4], in_adj[4], across[4], V[3][4], U[3][4];
-#pragma unroll
-                for (int k = 0; k < 3; k++) {
-                    const T *V_at = a.VU + ((size_t)row * 3 + k) * 2 * F + column;
-                    read_four(V_at, valid, V[k]);
-                    read_four(V_at + F, valid, U[k]);
-                }
-                read_four(adj, valid, s_adj);
-                read_four(a.y_sv + (size_t)row * F + column, valid, across);
-                outputs(c[i][0], r, a.dense0_T, column, in_adj);
-#pragma unroll
-                for (int q = 0; q < 4; q++) {
-                    across[q] *= s_adj[q];
-                    s_adj[q] += in_adj[q];
-                }
-                write_four(adj, valid, s_adj);
-                kept[(i * 2 + r) * 2 * F] = make_float4(across[0], across[1], across[2], across[3]);
-                outputs(c[i][1], r, a.dense0_T, F + column, in_adj);
-#pragma unroll
-                for (int q = 0; q < 4; q++) {
-                    const float square = a.epsilon + V[0][q] * V[0][q] + V[1][q] * V[1][q] + V[2][q] * V[2][q];
-                    const float along = square > 0 ? in_adj[q] * rsqrtf(square) : 0;
-#pragma unroll
-                    for (int k = 0; k < 3; k++) V_adj[k][r][q] = along * V[k][q] + across[q] * U[k][q];
-                }
-            }
-#pragma unroll
-            for (int k = 0; k < 3; k++) put_rows<T>(rows, k * ATOM_TILES + i, warp, V_adj[k]);
-        }
+        for (int i = 0; i < ATOM_TILES; i++) put_V_adjoints<T, F>(a, rows, i, c[i][1], warp, row0, column, kept);
     }
     __syncthreads();
 
@@ -312,45 +414,32 @@ __global__ void __launch_bounds__(2 * F, 256 / F) update_reverse_kernel(update_r
             const int row0 = anew(lane_row);
             __syncthreads();
 #pragma unroll
-            for (int i = 0; i < ATOM_TILES; i++)
-#pragma unroll
-                for (int k = 0; k < 3; k++) {
-                    float U_adj[2][4];
-#pragma unroll
-                    for (int r = 0; r < 2; r++) {
-                        const int row = row0 + 16 * i + 8 * r;
-                        const float4 across = kept[(i * 2 + r) * 2 * F];
-                        float V[4], v_adj[4] = {0, 0, 0, 0}, y_v[4] = {0, 0, 0, 0};
-                        read_four(a.VU + ((size_t)row * 3 + k) * 2 * F + column, row < a.N, V);
-                        if (!LAST) {
-                            read_four(a.adj + ((size_t)row * 4 + 1 + k) * F + column, row < a.N, v_adj);
-                            read_four(a.y_v + (size_t)row * F + column, row < a.N, y_v);
-                        }
-                        U_adj[r][0] = across.x * V[0] + v_adj[0] * y_v[0];
-                        U_adj[r][1] = across.y * V[1] + v_adj[1] * y_v[1];
-                        U_adj[r][2] = across.z * V[2] + v_adj[2] * y_v[2];
-                        U_adj[r][3] = across.w * V[3] + v_adj[3] * y_v[3];
-                    }
-                    put_rows<T>(rows, k * ATOM_TILES + i, warp, U_adj);
-                }
+            for (int i = 0; i < ATOM_TILES; i++) put_U_adjoints<T, F, LAST>(a, rows, i, warp, row0, column, kept);
             __syncthreads();
         }
         multiply<T, 3 * ATOM_TILES, 1>(rows, a.mix_T, warp, 0, part * STEPS, STEPS, c);
     }
     const int row0 = anew(lane_row);
+    const column_ends ends = ends_of(a.mix_T, column);
 #pragma unroll
-    for (int tile = 0; tile < 3 * ATOM_TILES; tile++)
+    for (int i = 0; i < ATOM_TILES; i++) {
+        float v_adj[6][4] = {}; /* of the last layer: not yet there */
+        if (!LAST)
 #pragma unroll
-        for (int r = 0; r < 2; r++) {
-            const int row = row0 + 16 * (tile % ATOM_TILES) + 8 * r;
-            T *adj = a.adj + ((size_t)row * 4 + 1 + tile / ATOM_TILES) * F + column;
-            float y[4], v_adj[4] = {0, 0, 0, 0};
-            if (!LAST) read_four(adj, row < a.N, v_adj); /* of the last layer: not yet there */
-            outputs(c[tile][0], r, a.mix_T, column, y);
+            for (int q = 0; q < 6; q++) {
+                const int row = row0 + 16 * i + 8 * (q % 2);
+                read_four(a.adj + ((size_t)row * 4 + 1 + q / 2) * F + column, row < a.N, v_adj[q]);
+            }
 #pragma unroll
-            for (int q = 0; q < 4; q++) y[q] += v_adj[q];
-            write_four(adj, row < a.N, y);
+        for (int q = 0; q < 6; q++) {
+            const int row = row0 + 16 * i + 8 * (q % 2);
+            float y[4];
+            outputs(c[q / 2 * ATOM_TILES + i][0], q % 2, ends, y);
+#pragma unroll
+            for (int p = 0; p < 4; p++) y[p] += v_adj[q][p];
+            write_four(a.adj + ((size_t)row * 4 + 1 + q / 2) * F + column, row < a.N, y);
         }
+    }
 }
 
 /* -------------------------------------------------------------------------------------------- launchers */

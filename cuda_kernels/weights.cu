@@ -15,13 +15,14 @@
 namespace mlff
 {
 
-/* Halves of M up (half 0) or of what the first leave (half 1): inputs 4t .. 4t+3, column of tile h and place g of a group. */
-static uint32_t fragment_bits(const packed_matrix &m, double up, int half, int input, int column)
+/* Part 0 or 1 of two weights of a column. */
+static uint32_t fragment_bits(const packed_matrix &m, double up, int part, int input, int column)
 {
     uint32_t bits = 0;
     for (int q = 0; q < 2; q++) {
         const double w = m.M[(size_t)(input + q) * m.n_out + column] * up;
-        const __half hi = __double2half(w), value = half == 0 ? hi : __double2half(w - (double)__half2float(hi));
+        const double rounded = (double)__half2float(__double2half(w));
+        const __half value = __double2half(part == 0 ? rounded : w - rounded);
         uint16_t one;
         memcpy(&one, &value, sizeof one);
         bits |= (uint32_t)one << 16 * q;
@@ -29,27 +30,30 @@ static uint32_t fragment_bits(const packed_matrix &m, double up, int half, int i
     return bits;
 }
 
-/* M to fragments [n_out/16][n_in/16][2][32]; returns by what the kernels multiply sums: the largest weight is brought to
- * 2^13 .. 2^14. */
-static float pack_fragments(const packed_matrix &m, uint4 *to)
+/* M to fragments [n_out/16][n_in/16][2][32]; scale [n_out]: by what the kernels multiply a column's sums. A column's largest
+ * weight is brought to 2^14 .. 2^15. */
+static void pack_fragments(const packed_matrix &m, uint4 *to, double *scale)
 {
-    double largest = 0;
-    for (size_t q = 0; q < (size_t)m.n_in * m.n_out; q++) largest = fmax(largest, fabs(m.M[q]));
-    int exponent = 0;
-    frexp(largest, &exponent);
-    const double up = largest > 0 ? ldexp(1.0, 14 - exponent) : 1;
+    std::vector<double> up(m.n_out, 1.0);
+    for (int c = 0; c < m.n_out; c++) {
+        double largest = 0;
+        for (int k = 0; k < m.n_in; k++) largest = fmax(largest, fabs(m.M[(size_t)k * m.n_out + c]));
+        int exponent = 0;
+        frexp(largest, &exponent);
+        if (largest > 0) up[c] = ldexp(1.0, 15 - exponent);
+        scale[c] = 1 / up[c];
+    }
     for (int group = 0; group < m.n_out / GROUP; group++)
         for (int step = 0; step < m.n_in / GROUP; step++)
-            for (int half = 0; half < 2; half++)
+            for (int part = 0; part < 2; part++)
                 for (int lane = 0; lane < 32; lane++) {
                     const int g = lane / 4, input = step * GROUP + lane % 4 * 4;
-                    const int column = group * GROUP + g / 2 * 4 + g % 2; /* of tile 0; tile 1 has the next two */
-                    *to++ = make_uint4(fragment_bits(m, up, half, input, column),
-                                       fragment_bits(m, up, half, input + 2, column),
-                                       fragment_bits(m, up, half, input, column + 2),
-                                       fragment_bits(m, up, half, input + 2, column + 2));
+                    const int c = group * GROUP + g / 2 * 4 + g % 2; /* of the first 8 columns; the other 8: c + 2 */
+                    *to++ =
+                        make_uint4(fragment_bits(m, up[c], part, input, c), fragment_bits(m, up[c], part, input + 2, c),
+                                   fragment_bits(m, up[c + 2], part, input, c + 2),
+                                   fragment_bits(m, up[c + 2], part, input + 2, c + 2));
                 }
-    return (float)(1 / up);
 }
 
 /* Collects arrays for one transfer; pointers become device pointers when it is known where the piece lies. */
@@ -83,7 +87,7 @@ struct sender {
     template <typename T> void add(matrix<T> *m, const packed_matrix &p, bool fused)
     {
         const size_t count = (size_t)p.n_in * p.n_out;
-        *m = {p.n_in, p.n_out, nullptr, nullptr, nullptr, 1};
+        *m = {p.n_in, p.n_out, nullptr, nullptr, nullptr, nullptr};
         add(&m->M, p.M, count);
         if (p.b) add(&m->b, p.b, (size_t)p.n_out);
         if (!fused) return;
@@ -91,7 +95,9 @@ struct sender {
         places.push_back({(void **)&m->fragments, bytes.size()});
         const size_t begin = bytes.size();
         bytes.resize(begin + count / 4 * sizeof(uint4));
-        m->fragment_scale = pack_fragments(p, (uint4 *)(bytes.data() + begin));
+        std::vector<double> scale(p.n_out);
+        pack_fragments(p, (uint4 *)(bytes.data() + begin), scale.data());
+        add(&m->fragment_scale, scale.data(), scale.size());
     }
 };
 
