@@ -14,7 +14,7 @@ template <typename T> mlff_status fused_context_reverse(state<T> *s, int l, mlff
 template <typename T> mlff_status fused_readout_forward(state<T> *s, mlff_error *error);
 template <typename T> mlff_status fused_readout_reverse(state<T> *s, mlff_error *error);
 
-/* Launches KERNEL<..., F> for the widths of fragments_fit, 2 F threads a block of BLOCK_ATOMS atoms. */
+/* Blocks of BLOCK_ATOMS atoms and 2 F threads: a warp for 16 features. */
 template <typename Kernel, typename Arguments>
 cudaError_t launch_fused(Kernel kernel, int F, size_t shared, int32_t N, cudaStream_t stream, const Arguments &a)
 {

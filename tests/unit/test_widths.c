@@ -108,7 +108,7 @@ static void check_widths(mlff_precision precision, double force_error, double en
         for (int bias = 0; bias < 2; bias++)
             check_width(features[k], 2, features[k] / 2, bias, precision, force_error, energy_error);
     check_width(128, 1, 100, 0, precision, force_error, energy_error);
-    check_width(64, 3, 7, 1, precision, force_error, energy_error);
+    check_width(64, 1, 7, 1, precision, force_error, energy_error);
 }
 
 static void every_width_gives_the_cpus_double_in_double(void **state)
