@@ -181,13 +181,11 @@ template <typename T> static void add_chunks(const state<T> *s, mlff_output *out
     if (out->energy) memset(out->energy, 0, (size_t)g->n_structures * sizeof(double));
     if (out->virial) memset(out->virial, 0, (size_t)g->n_structures * 9 * sizeof(double));
     for (int32_t c = 0, row = 0; c < s->n_chunks; c++) {
-        const int32_t structure = g->structure_of_row[row], begin = row;
+        const int32_t structure = g->structure_of_row[row];
         if (out->energy) out->energy[structure] += sums[10 * (size_t)c];
         for (int q = 0; q < 9 && out->virial; q++)
             out->virial[9 * (size_t)structure + q] += sums[10 * (size_t)c + 1 + q];
-        row = begin + CHUNK_ROWS < s->N ? begin + CHUNK_ROWS : s->N;
-        if (g->n_structures == 1) continue;
-        for (row = begin; row < s->N && row - begin < CHUNK_ROWS && g->structure_of_row[row] == structure;) row++;
+        row = chunk_end(g, row);
     }
 }
 

@@ -58,8 +58,8 @@ template <typename T> static mlff_status take_graph(state<T> *s, mlff_error *err
     s->atom_of_row = g.atom_of_row;
     s->species = g.species;
     s->incoming_first = g.incoming_first;
-    s->incoming = NULL;
-    s->incoming_wide = g.incoming;
+    s->incoming = g.incoming;
+    s->incoming_wide = g.incoming_wide;
     return MLFF_OK;
 }
 
@@ -153,11 +153,11 @@ template <typename T> mlff_status explain_row(const state<T> *s, const double *x
 
 template mlff_status send_graph(state<float> *, const mlff_graph *, mlff_error *);
 template mlff_status send_graph(state<double> *, const mlff_graph *, mlff_error *);
-template mlff_status send_graph(state<__half> *, const mlff_graph *, mlff_error *);
 template mlff_status search_graph(state<float> *, mlff_graph *, const mlff_input *, double, mlff_error *);
 template mlff_status search_graph(state<double> *, mlff_graph *, const mlff_input *, double, mlff_error *);
 template mlff_status explain_row(const state<float> *, const double *, int64_t, mlff_error *);
 template mlff_status explain_row(const state<double> *, const double *, int64_t, mlff_error *);
+template mlff_status send_graph(state<__half> *, const mlff_graph *, mlff_error *);
 template mlff_status search_graph(state<__half> *, mlff_graph *, const mlff_input *, double, mlff_error *);
 template mlff_status explain_row(const state<__half> *, const double *, int64_t, mlff_error *);
 

@@ -202,10 +202,12 @@ static mlff_status check_totals(const totals *t, const mlff_input *in, mlff_erro
 
 static mlff_status place_slots(device_search *d, search_view *a, size_t E, int with_shift, mlff_error *error)
 {
+    const size_t wide = E > INT32_MAX ? E : 0; /* slots in the width that their number needs */
     const tensor_row table[] = {
         {&d->graph.neighbour_row, E, sizeof(int32_t), "neighbour rows"},
         {&d->graph.neighbour_atom, E, sizeof(int32_t), "neighbour atoms"},
-        {&d->graph.incoming, E, sizeof(int64_t), "incoming"},
+        {&d->graph.incoming, E - wide, sizeof(int32_t), "incoming"},
+        {&d->graph.incoming_wide, wide, sizeof(int64_t), "incoming"},
         {&d->graph.shift, with_shift ? E * 3 : 0, sizeof(double), "image shifts"},
     };
     MLFF_TRY(place_on_device(&d->slots, table, sizeof table / sizeof table[0], error));

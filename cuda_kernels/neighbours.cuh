@@ -21,7 +21,8 @@ struct device_graph {
     int64_t *incoming_first;                 /* [R+1] */
     int32_t *neighbour_row, *neighbour_atom; /* [n_slots] */
     double *shift;                           /* [n_slots][3] angstrom; NULL with an engine's atoms */
-    int64_t *incoming;                       /* [n_slots] */
+    int32_t *incoming;                       /* [n_slots], NULL where slots need 64 bits: */
+    int64_t *incoming_wide;                  /* [n_slots] instead */
 };
 
 struct device_search {

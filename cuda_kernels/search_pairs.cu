@@ -140,7 +140,7 @@ template <typename Below> __device__ int32_t rank_of(int32_t mine, int32_t n, Be
     return rank;
 }
 
-__global__ void fill_kernel(search_view a, int32_t room)
+template <typename Slot> __global__ void fill_kernel(search_view a, int32_t room, Slot *incoming)
 {
     extern __shared__ char shared[];
     const int32_t self = row_item(a), lane = threadIdx.x % 32;
@@ -170,24 +170,24 @@ __global__ void fill_kernel(search_view a, int32_t room)
             cells_between(a, self, f.item, f.cells, cells);
             for (int c = 0; c < 3; c++) a.g.shift[3 * slot + c] = lattice_shift(g.b, cells, c);
         }
-        a.g.incoming[a.g.incoming_first[f.row] + atomicAdd(&a.cursor[f.row], 1)] = slot;
+        incoming[a.g.incoming_first[f.row] + atomicAdd(&a.cursor[f.row], 1)] = (Slot)slot;
     }
 }
 
 /* a warp a row: its incoming slots, ascending */
-__global__ void incoming_kernel(search_view a, int32_t R, int32_t room)
+template <typename Slot> __global__ void incoming_kernel(search_view a, int32_t R, int32_t room, Slot *incoming)
 {
     extern __shared__ char shared[];
     const int32_t row = (int32_t)(((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / 32), lane = threadIdx.x % 32;
     if (row >= R) return;
-    int64_t *list = (int64_t *)shared + (size_t)(threadIdx.x / 32) * room;
+    Slot *list = (Slot *)shared + (size_t)(threadIdx.x / 32) * room;
     const int64_t first = a.g.incoming_first[row];
     const int32_t n = (int32_t)(a.g.incoming_first[row + 1] - first);
-    for (int32_t q = lane; q < n; q += 32) list[q] = a.g.incoming[first + q];
+    for (int32_t q = lane; q < n; q += 32) list[q] = incoming[first + q];
     __syncwarp();
     for (int32_t q = lane; q < n; q += 32) {
-        const int64_t slot = list[q];
-        a.g.incoming[first + rank_of(q, n, [&](int32_t other, int32_t) { return list[other] < slot; })] = slot;
+        const Slot slot = list[q];
+        incoming[first + rank_of(q, n, [&](int32_t other, int32_t) { return list[other] < slot; })] = slot;
     }
 }
 
@@ -286,18 +286,28 @@ int warps_with(size_t bytes)
     return warps > MOST_WARPS ? MOST_WARPS : (int)warps;
 }
 
-mlff_status fill_slots(const search_view &a, const totals *t, int32_t R, cudaStream_t stream, mlff_error *error)
+template <typename Slot>
+static mlff_status fill(const search_view &a, const totals *t, int32_t R, Slot *incoming, cudaStream_t stream,
+                        mlff_error *error)
 {
-    const size_t row_bytes = t->most_neighbours * sizeof(found), in_bytes = t->most_incoming * sizeof(int64_t);
+    const size_t row_bytes = t->most_neighbours * sizeof(found), in_bytes = t->most_incoming * sizeof(Slot);
     int warps = warps_with(row_bytes);
-    CUDA_TRY(cudaFuncSetAttribute(fill_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, MOST_SHARED));
-    fill_kernel<<<blocks_of_warps(a.M, warps), 32 * warps, warps * row_bytes, stream>>>(a, t->most_neighbours);
+    CUDA_TRY(cudaFuncSetAttribute(fill_kernel<Slot>, cudaFuncAttributeMaxDynamicSharedMemorySize, MOST_SHARED));
+    fill_kernel<Slot>
+        <<<blocks_of_warps(a.M, warps), 32 * warps, warps * row_bytes, stream>>>(a, t->most_neighbours, incoming);
     CUDA_TRY_LAUNCH("neighbours");
     warps = warps_with(in_bytes);
-    CUDA_TRY(cudaFuncSetAttribute(incoming_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, MOST_SHARED));
-    incoming_kernel<<<blocks_of_warps(R, warps), 32 * warps, warps * in_bytes, stream>>>(a, R, t->most_incoming);
+    CUDA_TRY(cudaFuncSetAttribute(incoming_kernel<Slot>, cudaFuncAttributeMaxDynamicSharedMemorySize, MOST_SHARED));
+    incoming_kernel<Slot>
+        <<<blocks_of_warps(R, warps), 32 * warps, warps * in_bytes, stream>>>(a, R, t->most_incoming, incoming);
     CUDA_TRY_LAUNCH("incoming");
     return MLFF_OK;
+}
+
+mlff_status fill_slots(const search_view &a, const totals *t, int32_t R, cudaStream_t stream, mlff_error *error)
+{
+    return a.g.incoming_wide ? fill(a, t, R, a.g.incoming_wide, stream, error)
+                             : fill(a, t, R, a.g.incoming, stream, error);
 }
 
 } // namespace mlff

@@ -30,7 +30,12 @@ static mlff_status fetch_graph(mlff_graph *graph, const mlff::device_graph *g, m
     MLFF_TRY(fetch(graph->incoming_first, g->incoming_first, (R + 1) * sizeof(int64_t), error));
     MLFF_TRY(fetch(graph->neighbour_row, g->neighbour_row, E * sizeof(int32_t), error));
     MLFF_TRY(fetch(graph->neighbour_atom, g->neighbour_atom, E * sizeof(int32_t), error));
-    MLFF_TRY(fetch(graph->incoming, g->incoming, E * sizeof(int64_t), error));
+    int32_t *narrow = (int32_t *)malloc((E + 1) * sizeof *narrow);
+    if (!narrow) return mlff_fail(error, MLFF_ERROR_MEMORY, "out of memory");
+    const mlff_status fetched = fetch(narrow, g->incoming, E * sizeof(int32_t), error);
+    for (size_t q = 0; q < E; q++) graph->incoming[q] = narrow[q];
+    free(narrow);
+    MLFF_TRY(fetched);
     if (g->shift) MLFF_TRY(fetch(graph->shift, g->shift, E * 3 * sizeof(double), error));
     graph->on_device = 0;
     return MLFF_OK;
