@@ -12,18 +12,14 @@
  * Order    sums over edges: tiles of 16, within one a fixed tree; sums over features: slices, then a lane's four columns,
  *          then the four lanes.
  */
-#include "clusters.cuh"
 #include "launch.cuh"
 #include "message_matrix.cuh"
-#include "mma.cuh"
-#include "radial_fragments.cuh"
+#include "message_stage.cuh"
 
 #include <string.h>
 
 namespace mlff
 {
-
-constexpr int COLUMNS = 16, TILES = 4, PASS_EDGES = 16 * TILES;
 
 /* Rows of a cluster, a warp each, and seats: as many as registers and shared memory hold. */
 template <typename T> constexpr int FORWARD_ROWS = 12;
@@ -35,216 +31,9 @@ template <> constexpr int FORWARD_SEATS<__half> = 320;
 template <> constexpr int REVERSE_ROWS<__half> = 12;
 template <> constexpr int REVERSE_SEATS<__half> = 288;
 
-constexpr int FORWARD_PLANES = 5, REVERSE_PLANES = 4; /* x_s, x_R, y (3); s_adj, v_adj (3) */
-constexpr int MIN_ROWS = 1024;                        /* fewer do not fill the machine with clusters */
-
-template <typename T> constexpr bool SPLIT = sizeof(T) == sizeof(float);
-
-struct matrix_arguments {
-    int32_t N;
-    int F, n_clusters;
-    radial_parameters radial;
-    const uint2 *fragments; /* [F/16][3][2][PARTS][32] */
-    float scale;            /* of W: the weights in the fragments are multiplied by 1/scale */
-    const int64_t *first;
-    const int32_t *count, *edge_row;
-    const edge<float> *edges;
-    cluster_list clusters;
-    float *sums; /* [blocks][rows of a cluster][5][F] for rows of several passes */
-};
-
-/* ----------------------------------------------------------------------------------------- shared memory */
-
-/* Where a seat begins, in bytes, and the plane p of it: begin ^ p * plane bytes for four planes, + for five. Of four planes
- * every other seat (every fourth in half) has them in another order, so that two lanes that read the same plane of different
- * seats meet different banks; the turn is part of `begin`. */
-template <typename T, int PLANES> __device__ inline int seat_begin(int seat)
-{
-    constexpr int BYTES = COLUMNS * sizeof(T);
-    return seat * PLANES * BYTES + (PLANES == 4 ? (sizeof(T) == 4 ? seat & 1 : seat & 3) * BYTES : 0);
-}
-
-template <typename T, int PLANES> __device__ inline int plane_of(int begin, int plane)
-{
-    constexpr int BYTES = COLUMNS * sizeof(T);
-    return PLANES == 4 ? begin ^ plane * BYTES : begin + plane * BYTES;
-}
-
-/* Starts the copy of a cluster's list of neighbours to shared memory. */
-__device__ inline void stage_list(int32_t *rows, const cluster_list &clusters, int cluster)
-{
-    const int32_t *from = clusters.rows + (size_t)cluster * clusters.seats;
-    for (int q = threadIdx.x; q < clusters.seats / 4; q += blockDim.x) copy_16_async(rows + 4 * q, from + 4 * q, true);
-}
-
-/* Starts the copies of all seats' columns; from [rows][PLANES][F], at the slice's first column. */
-template <typename T, int PLANES>
-__device__ inline void stage_neighbours(char *stage, const T *from, int F, const int32_t *rows, int seats)
-{
-    constexpr int WIDTH = 16 / sizeof(T),
-                  PIECES = COLUMNS / WIDTH; /* 16-byte pieces of a plane, neighbouring threads */
-    const int piece = threadIdx.x % PIECES;
-    from += piece * WIDTH;
-    stage += piece * 16;
-    for (int seat = threadIdx.x / PIECES; seat < seats; seat += blockDim.x / PIECES) {
-        const int32_t row = rows[seat];
-        if (row < 0) continue;
-        const T *source = from + (size_t)row * (PLANES * F);
-        const int begin = seat_begin<T, PLANES>(seat);
-#pragma unroll
-        for (int plane = 0; plane < PLANES; plane++, source += F)
-            copy_16_async(stage + plane_of<T, PLANES>(begin, plane), source, true);
-    }
-}
-
-constexpr int SLICE_FRAGMENTS = 3 * 2 * PARTS * 32; /* uint2 of a slice's weights */
-
-__device__ inline void stage_weights(uint2 *weights, const uint2 *fragments, int slice)
-{
-    const uint2 *from = fragments + (size_t)slice * SLICE_FRAGMENTS;
-    for (int q = 2 * threadIdx.x; q < SLICE_FRAGMENTS; q += 2 * blockDim.x) copy_16_async(weights + q, from + q, true);
-}
-
-__device__ inline void load_four(const float *from, float (&to)[4])
-{
-    const float4 v = *(const float4 *)from;
-    to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
-}
-
-__device__ inline void load_four(const __half *from, float (&to)[4])
-{
-    const uint2 bits = *(const uint2 *)from;
-    const float2 a = __half22float2(*(const __half2 *)&bits.x), b = __half22float2(*(const __half2 *)&bits.y);
-    to[0] = a.x, to[1] = a.y, to[2] = b.x, to[3] = b.y;
-}
-
-__device__ inline void store_two(float *to, float a, float b)
-{
-    *(float2 *)to = make_float2(a, b);
-}
-
-__device__ inline void store_two(__half *to, float a, float b)
-{
-    *(__half2 *)to = __floats2half2_rn(a, b);
-}
-
-__device__ inline float2 load_two(const float *from)
-{
-    return *(const float2 *)from;
-}
-
-__device__ inline float2 load_two(const __half *from)
-{
-    return __half22float2(*(const __half2 *)from);
-}
-
-/* An edge's neighbour: where its seat begins, or -1 - row where it has none. ALL: every edge of the cluster has a seat. */
-template <typename T, int PLANES, bool ALL>
-__device__ inline void gather(const char *stage, const T *tensor, int F, int neighbour, int plane, int column, int t,
-                              float (&to)[4])
-{
-    if (ALL || neighbour >= 0)
-        load_four((const T *)(stage + plane_of<T, PLANES>(neighbour, plane)) + 4 * t, to);
-    else
-        load_four(tensor + ((size_t)(-1 - neighbour) * PLANES + plane) * F + column + 4 * t, to);
-}
-
-/* A row with its edges. */
-struct row_edges {
-    int row, edges;
-    int64_t first;
-};
-
-__device__ inline row_edges row_of(const matrix_arguments &a, int row)
-{
-    return row < a.N ? row_edges{row, a.count[row], a.first[row]} : row_edges{row, 0, 0};
-}
-
-/* A pass's edges in shared memory: (u, d), and u with the neighbour once the radial functions are made. Padding repeats the
- * last edge. */
-struct staged_edges {
-    float4 edge[PASS_EDGES];
-    int32_t neighbour[PASS_EDGES]; /* where its seat begins, or -1 - row */
-};
-
-/* A lane's two edges of a pass, in the order of the sums. */
-__device__ inline void load_places(const matrix_arguments &a, const row_edges &r, int pass, uint32_t (&place)[2])
-{
-#pragma unroll
-    for (int k = 0; k < 2; k++)
-        if (r.edges > 0)
-            place[k] = a.clusters.places[r.first + min(pass + 32 * k + (int)threadIdx.x % 32, r.edges - 1)];
-}
-
-template <typename T, int PLANES>
-__device__ inline void stage_edges(const matrix_arguments &a, const row_edges &r, const uint32_t (&place)[2],
-                                   staged_edges &to)
-{
-    if (r.edges == 0) return;
-#pragma unroll
-    for (int k = 0; k < 2; k++) {
-        const int64_t e = r.first + (place[k] >> 16);
-        const int seat = place[k] & 0xffff, q = 32 * k + threadIdx.x % 32;
-        copy_16_async(&to.edge[q], a.edges + e, true);
-        to.neighbour[q] = seat == NO_SEAT ? -1 - a.edge_row[e] : seat_begin<T, PLANES>(seat);
-    }
-}
-
-/* Cutoff functions of the edges of rows g and g + 8 of a tile; padding gives zeros. */
-__device__ inline void load_cutoffs(const matrix_arguments &a, const staged_edges &from, int edges, int tile, int g,
-                                    edge_cutoff (&to)[2])
-{
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        const int q = tile * 16 + 8 * h + g;
-        to[h] = cutoff_of(a.radial, from.edge[q].w);
-        if (q >= edges) to[h].d = -1;
-    }
-}
-
-/* The warp's edges give their distance for their neighbour. */
-__device__ inline void name_neighbours(staged_edges &edges)
-{
-    __syncwarp();
-#pragma unroll
-    for (int k = 0; k < 2; k++) {
-        const int q = 32 * k + threadIdx.x % 32;
-        edges.edge[q].w = __int_as_float(edges.neighbour[q]);
-    }
-    __syncwarp();
-}
-
-/* fragments: of the slice, [3][2][PARTS][32] */
-template <bool SPLIT_>
-__device__ inline void load_weights(const uint2 *fragments, int kind, int lane, uint2 (&b)[2][PARTS])
-{
-#pragma unroll
-    for (int half = 0; half < 2; half++)
-#pragma unroll
-        for (int part = 0; part < PARTS; part++)
-            if (SPLIT_ || part != 1) b[half][part] = fragments[((kind * 2 + half) * PARTS + part) * 32 + lane];
-}
-
-/* Sums over the eight rows g of four vectors of the lane's four columns; lane 4g + t is left with columns
- * 4t + 2(g % 2), + 1 of vector g / 2. */
-__device__ inline float2 sum_over_rows(const float (&x)[4][4], int g)
-{
-    float two[2][4], one[4], out[2];
-    const bool upper = g & 4, odd = g & 2, right = g & 1;
-#pragma unroll
-    for (int v = 0; v < 2; v++)
-#pragma unroll
-        for (int q = 0; q < 4; q++)
-            two[v][q] =
-                (upper ? x[2 + v][q] : x[v][q]) + __shfl_xor_sync(0xffffffffu, upper ? x[v][q] : x[2 + v][q], 16);
-#pragma unroll
-    for (int q = 0; q < 4; q++)
-        one[q] = (odd ? two[1][q] : two[0][q]) + __shfl_xor_sync(0xffffffffu, odd ? two[0][q] : two[1][q], 8);
-#pragma unroll
-    for (int q = 0; q < 2; q++)
-        out[q] = (right ? one[2 + q] : one[q]) + __shfl_xor_sync(0xffffffffu, right ? one[q] : one[2 + q], 4);
-    return make_float2(out[0], out[1]);
-}
+constexpr int FORWARD_PLANES = 5, REVERSE_PLANES = 4;          /* x_s, x_R, y (3); s_adj, v_adj (3) */
+constexpr int MIN_ROWS = 1024;                                 /* fewer do not fill the machine with clusters */
+template <typename T> constexpr int STORED = SPLIT<T> ? 3 : 2; /* parts of a fragment in shared memory */
 
 /* ---------------------------------------------------------------------------------------------- forward */
 
@@ -295,6 +84,18 @@ __device__ inline void forward_slice(const matrix_arguments &a, const char *stag
     }
 }
 
+/* What a row's slice is added to: vector g / 2 of (s, v), two columns of the lane. */
+struct row_part {
+    int vector;
+    size_t at; /* in s, or in v */
+};
+
+__device__ inline row_part part_of(int row, int F, int slice, int g, int t)
+{
+    const int vector = g / 2, f = slice * COLUMNS + 4 * t + 2 * (g % 2);
+    return {vector, vector == 0 ? (size_t)row * F + f : ((size_t)row * 3 + vector - 1) * F + f};
+}
+
 template <typename T, bool GAUSSIAN>
 __global__ void __launch_bounds__(FORWARD_ROWS<T> * 32, 1)
     message_matrix_kernel(matrix_arguments a, const T *__restrict__ features, const T *__restrict__ v_in, float *s,
@@ -303,90 +104,44 @@ __global__ void __launch_bounds__(FORWARD_ROWS<T> * 32, 1)
     extern __shared__ __align__(256) char memory[];
     forward_shared<T> &shared = *(forward_shared<T> *)memory;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, slices = a.F / COLUMNS;
-    int cluster = blockIdx.x, taken = a.clusters.taken[cluster];
-    row_edges r = row_of(a, cluster * FORWARD_ROWS<T> + warp);
-    uint32_t place[2];
-    load_radial_table(a.radial, shared.table);
-    stage_list(shared.rows[0], a.clusters, cluster);
-    load_places(a, r, 0, place);
-    stage_edges<T, FORWARD_PLANES>(a, r, place, shared.edges[0][warp]);
-    commit_copies();
-    wait_copies<0>();
-    __syncthreads();
-    stage_neighbours<T, FORWARD_PLANES>(shared.stage[0], features, a.F, shared.rows[0], abs(taken));
-    stage_weights(shared.weights[0], a.fragments, 0);
-    commit_copies();
-    for (int buffer = 0, list = 0; cluster < a.n_clusters; cluster += gridDim.x, list ^= 1) {
-        const bool all = taken >= 0, goes_on = cluster + gridDim.x < a.n_clusters;
-        const int next_taken = goes_on ? a.clusters.taken[cluster + gridDim.x] : 0;
-        const row_edges next_r = row_of(a, goes_on ? r.row + gridDim.x * FORWARD_ROWS<T> : a.N);
-        staged_edges &edges = shared.edges[list][warp];
+    walk w;
+    for (begin_walk<T, FORWARD_PLANES>(a, features, FORWARD_ROWS<T>, shared, w); w.cluster < a.n_clusters;
+         next_cluster(a, FORWARD_ROWS<T>, slices, w)) {
+        staged_edges &edges = shared.edges[w.list][warp];
         for (int pass = 0, more = 1; more; pass += PASS_EDGES) {
-            more = __syncthreads_or(r.edges > pass + PASS_EDGES);
-            const int tiles = r.edges > pass ? min(TILES, (r.edges - pass + 15) / 16) : 0;
-            if (pass > 0) {
-                load_places(a, r, pass, place);
-                stage_edges<T, FORWARD_PLANES>(a, r, place, edges);
-                commit_copies();
-                wait_copies<0>();
-                __syncwarp();
-            }
+            more = __syncthreads_or(w.row.edges > pass + PASS_EDGES);
+            begin_pass<T, FORWARD_PLANES>(a, pass, shared, w);
+            const int tiles = tiles_of(w.row.edges - pass);
             uint4 phi[TILES][PARTS], unused[PARTS];
 #pragma unroll
             for (int tile = 0; tile < TILES; tile++) {
                 if (tile % 2 == 0 && tile >= tiles) break;
                 edge_cutoff cutoff[2];
-                load_cutoffs(a, edges, r.edges - pass, tile, g, cutoff);
+                load_cutoffs(a, edges, w.row.edges - pass, tile, g, cutoff);
                 edge_fragments<GAUSSIAN, false>(shared.table, cutoff, t, phi[tile], unused);
             }
             name_neighbours(edges);
-            for (int slice = 0; slice < slices; slice++, buffer ^= 1) {
-                /* what the sums are added to: vector g / 2 of (s, v), two columns */
-                const int f = slice * COLUMNS + 4 * t + 2 * (g % 2), vector = g / 2;
-                const size_t at = ((size_t)r.row * 3 + vector - 1) * a.F + f;
+            for (int slice = 0; slice < slices; slice++, w.buffer ^= 1) {
+                const row_part to = part_of(w.row.row, a.F, slice, g, t);
                 float2 old = make_float2(0, 0);
-                if (r.row < a.N)
-                    old =
-                        vector == 0 ? load_two(s + (size_t)r.row * a.F + f) : load_two((pass > 0 ? v_out : v_in) + at);
-                wait_copies<0>();
-                __syncthreads();
-                const int next = slice + 1 < slices ? slice + 1 : 0;
-                const bool same = next > 0 || more;
-                if (same || goes_on) {
-                    stage_neighbours<T, FORWARD_PLANES>(shared.stage[buffer ^ 1], features + next * COLUMNS, a.F,
-                                                        shared.rows[same ? list : list ^ 1],
-                                                        abs(same ? taken : next_taken));
-                    stage_weights(shared.weights[buffer ^ 1], a.fragments, next);
-                }
-                if (slice == 0 && goes_on && !more) { /* the next cluster's list and edges */
-                    stage_list(shared.rows[list ^ 1], a.clusters, cluster + gridDim.x);
-                    load_places(a, next_r, 0, place);
-                }
-                if (slice == 1 && goes_on && !more)
-                    stage_edges<T, FORWARD_PLANES>(a, next_r, place, shared.edges[list ^ 1][warp]);
-                commit_copies();
+                if (w.row.row < a.N)
+                    old = to.vector == 0 ? load_two(s + to.at) : load_two((pass > 0 ? v_out : v_in) + to.at);
+                begin_slice<T, FORWARD_PLANES>(a, features, slice, slices, more, shared, w);
                 float sum[4][4] = {};
-                const char *stage = shared.stage[buffer];
-                const uint2 *weights = shared.weights[buffer];
-                if (all)
+                const char *stage = shared.stage[w.buffer];
+                const uint2 *weights = shared.weights[w.buffer];
+                if (w.taken >= 0)
                     forward_slice<T, true>(a, stage, weights, features, edges.edge, phi, tiles, slice * COLUMNS, sum);
                 else
                     forward_slice<T, false>(a, stage, weights, features, edges.edge, phi, tiles, slice * COLUMNS, sum);
                 const float2 part = sum_over_rows(sum, g);
-                if (r.row >= a.N) continue;
-                if (vector == 0)
-                    store_two(s + (size_t)r.row * a.F + f, old.x + part.x * a.scale, old.y + part.y * a.scale);
+                if (w.row.row >= a.N) continue;
+                if (to.vector == 0)
+                    store_two(s + to.at, old.x + part.x * a.scale, old.y + part.y * a.scale);
                 else
-                    store_two(v_out + at, old.x + part.x * a.scale, old.y + part.y * a.scale);
+                    store_two(v_out + to.at, old.x + part.x * a.scale, old.y + part.y * a.scale);
             }
         }
-        if (slices > 2)
-            wait_copies<1>(); /* the edges; the first slice is still on its way */
-        else
-            wait_copies<0>();
-        __syncwarp();
-        taken = next_taken;
-        r = next_r;
     }
 }
 
@@ -394,7 +149,7 @@ __global__ void __launch_bounds__(FORWARD_ROWS<T> * 32, 1)
 
 template <typename T> struct reverse_shared {
     alignas(256) char stage[2][REVERSE_SEATS<T> * REVERSE_PLANES * COLUMNS * sizeof(T)];
-    uint4 fragments[REVERSE_ROWS<T>][TILES][2][SPLIT<T> ? 3 : 2][32]; /* of phi and dphi/dd */
+    uint4 fragments[REVERSE_ROWS<T>][TILES][2][STORED<T>][32]; /* of phi and dphi/dd */
     uint2 weights[2][SLICE_FRAGMENTS];
     int32_t rows[2][REVERSE_SEATS<T>];
     staged_edges edges[2][REVERSE_ROWS<T>];
@@ -422,7 +177,6 @@ __device__ inline void reverse_slice(const matrix_arguments &a, const reverse_sh
                                      const uint2 *weights, const float4 *geometry, const T *adj, int tiles, int slice,
                                      const float (&x)[5][4], float (&x_adj)[5][4], float (&edge_adj)[TILES][2][4])
 {
-    constexpr int STORED = SPLIT<T> ? 3 : 2;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, column = slice * COLUMNS;
     uint2 b[3][2][PARTS]; /* mixed has no registers for all of them at once */
 #pragma unroll
@@ -431,8 +185,8 @@ __device__ inline void reverse_slice(const matrix_arguments &a, const reverse_sh
     for (int tile = 0; tile < TILES; tile++) {
         if (tile % 2 == 0 && tile >= tiles) break; /* in pairs: fewer branches */
         uint4 phi[PARTS], dphi[PARTS];
-        recall<SPLIT<T>, STORED>(shared.fragments[warp][tile][0], phi, lane);
-        recall<SPLIT<T>, STORED>(shared.fragments[warp][tile][1], dphi, lane);
+        recall<SPLIT<T>, STORED<T>>(shared.fragments[warp][tile][0], phi, lane);
+        recall<SPLIT<T>, STORED<T>>(shared.fragments[warp][tile][1], dphi, lane);
         float4 r[2];
         float in[2][4][4]; /* s_adj, v_adj (3) of the neighbours */
 #pragma unroll
@@ -544,91 +298,47 @@ __global__ void __launch_bounds__(REVERSE_ROWS<T> * 32, 1)
 {
     extern __shared__ __align__(256) char memory[];
     reverse_shared<T> &shared = *(reverse_shared<T> *)memory;
-    constexpr int STORED = SPLIT<T> ? 3 : 2;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, slices = a.F / COLUMNS;
-    int cluster = blockIdx.x, taken = a.clusters.taken[cluster];
-    row_edges r = row_of(a, cluster * REVERSE_ROWS<T> + warp);
-    uint32_t place[2];
-    load_radial_table(a.radial, shared.table);
-    stage_list(shared.rows[0], a.clusters, cluster);
-    load_places(a, r, 0, place);
-    stage_edges<T, REVERSE_PLANES>(a, r, place, shared.edges[0][warp]);
-    commit_copies();
-    wait_copies<0>();
-    __syncthreads();
-    stage_neighbours<T, REVERSE_PLANES>(shared.stage[0], adj, a.F, shared.rows[0], abs(taken));
-    stage_weights(shared.weights[0], a.fragments, 0);
-    commit_copies();
-    for (int buffer = 0, list = 0; cluster < a.n_clusters; cluster += gridDim.x, list ^= 1) {
-        const bool all = taken >= 0, goes_on = cluster + gridDim.x < a.n_clusters;
-        const int next_taken = goes_on ? a.clusters.taken[cluster + gridDim.x] : 0;
-        const row_edges next_r = row_of(a, goes_on ? r.row + gridDim.x * REVERSE_ROWS<T> : a.N);
-        staged_edges &edges = shared.edges[list][warp];
+    walk w;
+    for (begin_walk<T, REVERSE_PLANES>(a, adj, REVERSE_ROWS<T>, shared, w); w.cluster < a.n_clusters;
+         next_cluster(a, REVERSE_ROWS<T>, slices, w)) {
+        staged_edges &edges = shared.edges[w.list][warp];
         for (int pass = 0, more = 1; more; pass += PASS_EDGES) {
-            more = __syncthreads_or(r.edges > pass + PASS_EDGES);
-            const int tiles = r.edges > pass ? min(TILES, (r.edges - pass + 15) / 16) : 0;
-            if (pass > 0) {
-                load_places(a, r, pass, place);
-                stage_edges<T, REVERSE_PLANES>(a, r, place, edges);
-                commit_copies();
-                wait_copies<0>();
-                __syncwarp();
-            }
+            more = __syncthreads_or(w.row.edges > pass + PASS_EDGES);
+            begin_pass<T, REVERSE_PLANES>(a, pass, shared, w);
+            const int tiles = tiles_of(w.row.edges - pass);
 #pragma unroll
             for (int tile = 0; tile < TILES; tile++) {
                 if (tile % 2 == 0 && tile >= tiles) break;
                 uint4 phi[PARTS], dphi[PARTS];
                 edge_cutoff cutoff[2];
-                load_cutoffs(a, edges, r.edges - pass, tile, g, cutoff);
+                load_cutoffs(a, edges, w.row.edges - pass, tile, g, cutoff);
                 edge_fragments<GAUSSIAN, true>(shared.table, cutoff, t, phi, dphi);
-                keep<SPLIT<T>, STORED>(shared.fragments[warp][tile][0], phi, lane);
-                keep<SPLIT<T>, STORED>(shared.fragments[warp][tile][1], dphi, lane);
+                keep<SPLIT<T>, STORED<T>>(shared.fragments[warp][tile][0], phi, lane);
+                keep<SPLIT<T>, STORED<T>>(shared.fragments[warp][tile][1], dphi, lane);
             }
             name_neighbours(edges);
             float to_edges[TILES][2][4] = {};
-            for (int slice = 0; slice < slices; slice++, buffer ^= 1) {
+            for (int slice = 0; slice < slices; slice++, w.buffer ^= 1) {
                 float x[5][4] = {}, x_adj[5][4] = {};
 #pragma unroll
                 for (int q = 0; q < 5; q++)
-                    if (r.row < a.N)
-                        load_four(features + ((size_t)r.row * 5 + q) * a.F + slice * COLUMNS + 4 * t, x[q]);
-                wait_copies<0>();
-                __syncthreads();
-                const int next = slice + 1 < slices ? slice + 1 : 0;
-                const bool same = next > 0 || more;
-                if (same || goes_on) {
-                    stage_neighbours<T, REVERSE_PLANES>(shared.stage[buffer ^ 1], adj + next * COLUMNS, a.F,
-                                                        shared.rows[same ? list : list ^ 1],
-                                                        abs(same ? taken : next_taken));
-                    stage_weights(shared.weights[buffer ^ 1], a.fragments, next);
-                }
-                if (slice == 0 && goes_on && !more) { /* the next cluster's list and edges */
-                    stage_list(shared.rows[list ^ 1], a.clusters, cluster + gridDim.x);
-                    load_places(a, next_r, 0, place);
-                }
-                if (slice == 1 && goes_on && !more)
-                    stage_edges<T, REVERSE_PLANES>(a, next_r, place, shared.edges[list ^ 1][warp]);
-                commit_copies();
-                if (r.row >= a.N) continue;
-                const char *stage = shared.stage[buffer];
-                const uint2 *weights = shared.weights[buffer];
-                if (all)
+                    if (w.row.row < a.N)
+                        load_four(features + ((size_t)w.row.row * 5 + q) * a.F + slice * COLUMNS + 4 * t, x[q]);
+                begin_slice<T, REVERSE_PLANES>(a, adj, slice, slices, more, shared, w);
+                if (w.row.row >= a.N) continue;
+                const char *stage = shared.stage[w.buffer];
+                const uint2 *weights = shared.weights[w.buffer];
+                if (w.taken >= 0)
                     reverse_slice<T, true>(a, shared, stage, weights, edges.edge, adj, tiles, slice, x, x_adj,
                                            to_edges);
                 else
                     reverse_slice<T, false>(a, shared, stage, weights, edges.edge, adj, tiles, slice, x, x_adj,
                                             to_edges);
-                add_feature_adjoints(a, r.row, slice * COLUMNS, pass > 0, more, x_adj, features_adj);
+                add_feature_adjoints(a, w.row.row, slice * COLUMNS, pass > 0, more, x_adj, features_adj);
             }
-            add_edge_adjoints(a, r, pass, a.scale / adjoint_scale<T>, to_edges, edge_adj);
+            add_edge_adjoints(a, w.row, pass, a.scale / adjoint_scale<T>, to_edges, edge_adj);
         }
-        if (slices > 2)
-            wait_copies<1>(); /* the edges; the first slice is still on its way */
-        else
-            wait_copies<0>();
-        __syncwarp();
-        taken = next_taken;
-        r = next_r;
     }
 }
 
