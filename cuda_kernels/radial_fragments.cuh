@@ -22,25 +22,21 @@ constexpr int MATRIX_K = 20;
 constexpr int PARTS = 3; /* fragments of 16 edges, or of a weight tile: high halves, low halves, the fourth step */
 
 /* What a lane needs of its functions, in single. Gaussians: offset, sqrt(log2(e)/2)/width for 2^-(.)^2, and what its
- * argument is multiplied by in the derivative; Bessel functions: the frequency. */
+ * argument is multiplied by in the derivative; Bessel functions: frequency/pi in two parts, frequency. */
 struct radial_table {
     float4 function[MATRIX_K];
 };
 
 __device__ inline void load_radial_table(const radial_parameters &p, radial_table &table)
 {
-    const double root = 0.84932180028801907; /* sqrt(log2(e)/2) */
+    const double root = 0.84932180028801907, pi = 3.14159265358979323846; /* sqrt(log2(e)/2) */
     for (int k = threadIdx.x; k < MATRIX_K; k += blockDim.x) {
         const double centre = k < p.K ? p.centre[k] : 0, inverse = k < p.K && p.gaussian ? p.inverse_width[k] : 0;
-        table.function[k] = make_float4((float)centre, (float)(inverse * root), (float)(-inverse / root), 0);
+        const float high = (float)(centre / pi);
+        table.function[k] = p.gaussian
+                                ? make_float4((float)centre, (float)(inverse * root), (float)(-inverse / root), 0)
+                                : make_float4(high, (float)(centre / pi - (double)high), (float)centre, 0);
     }
-}
-
-__device__ inline float power_of_two(float x)
-{
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
 }
 
 struct edge_cutoff {
@@ -49,10 +45,9 @@ struct edge_cutoff {
 
 __device__ inline edge_cutoff cutoff_of(const radial_parameters &p, float d)
 {
-    const float inverse = (float)(1 / p.cutoff);
-    float s, c;
-    sincospif(d * inverse, &s, &c);
-    return {d, 0.5f * (c + 1), -0.5f * 3.14159265f * inverse * s};
+    edge_cutoff e = {d, 0, 0};
+    cutoff_function(p, d, &e.fc, &e.dfc);
+    return e;
 }
 
 /* phi_k and dphi_k/dd; functions beyond the model's have zero weights */
@@ -65,11 +60,11 @@ __device__ inline void radial_value(const float4 &f, const edge_cutoff &e, float
         rbf = power_of_two(-z * z);
         drbf = z * f.z * rbf;
     } else {
-        const float inverse = 1 / e.d;
-        float s, c;
-        sincosf(f.x * e.d, &s, &c);
-        rbf = s * inverse;
-        drbf = (f.x * c - rbf) * inverse;
+        const float x = f.x * e.d, lost = 3.14159265f * (fmaf(f.x, e.d, -x) + f.y * e.d), inverse = 1 / e.d;
+        float s, c; /* what rounding took from the argument, by the first derivative */
+        sincospif(x, &s, &c);
+        rbf = (s + lost * c) * inverse;
+        drbf = (f.z * (c - lost * s) - rbf) * inverse;
     }
     *phi = rbf * e.fc;
     *dphi = drbf * e.fc + rbf * e.dfc;
