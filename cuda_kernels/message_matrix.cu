@@ -4,13 +4,14 @@
  * (radial_fragments.cuh), neighbours from shared memory. message.cu has the plain kernels for what does not fit here.
  *
  * Launch   a block works on a cluster of consecutive rows (clusters.cu), 16 columns at a time: what its rows gather of these
- *          columns is copied to shared memory once, while the block still works on the 16 columns before. Forward: a warp a row
- *          with its fragments in registers, 12 (single) or 16 (mixed). Reverse: 8 or 12, the fragments in shared memory.
+ *          columns is copied to shared memory once, while the block still works on the 16 columns before.
+ *          Forward: a warp a row, its fragments in registers; 12 rows (single) or 16 (mixed).
+ *          Reverse: two warps a row, eight columns each, the fragments in shared memory; 8 rows.
  * Passes   a row's edges are taken 64 at a time.
  * Cost     per 16 edges and 16 columns 24 (forward), 48 (reverse) matrix instructions in single, half of that in mixed;
- *          40 and 32 16-byte loads a lane from shared memory.
- * Order    sums over edges: tiles of 16, within one a fixed tree; sums over features: slices, then a lane's four columns,
- *          then the four lanes.
+ *          10 and 8 values of the neighbours a lane and column.
+ * Order    sums over edges: tiles of 16, then a fixed tree over their rows; sums over features: slices, then a lane's two
+ *          columns, the four lanes, the two warps.
  */
 #include "launch.cuh"
 #include "message_matrix.cuh"
@@ -21,15 +22,14 @@
 namespace mlff
 {
 
-/* Rows of a cluster, a warp each, and seats: as many as registers and shared memory hold. */
+/* Rows of a cluster, and seats: as many as registers and shared memory hold. */
 template <typename T> constexpr int FORWARD_ROWS = 12;
 template <typename T> constexpr int FORWARD_SEATS = 272;
 template <typename T> constexpr int REVERSE_ROWS = 8;
 template <typename T> constexpr int REVERSE_SEATS = 200;
 template <> constexpr int FORWARD_ROWS<__half> = 16;
 template <> constexpr int FORWARD_SEATS<__half> = 320;
-template <> constexpr int REVERSE_ROWS<__half> = 12;
-template <> constexpr int REVERSE_SEATS<__half> = 288;
+template <> constexpr int REVERSE_SEATS<__half> = 256;
 
 constexpr int FORWARD_PLANES = 5, REVERSE_PLANES = 4;          /* x_s, x_R, y (3); s_adj, v_adj (3) */
 constexpr int MIN_ROWS = 1024;                                 /* fewer do not fill the machine with clusters */
@@ -45,6 +45,18 @@ template <typename T> struct forward_shared {
     radial_table table;
 };
 
+/* The lane's four columns of plane p of an edge's neighbour, which is where its seat begins, or -1 - row where it has none.
+ * stage: at the lane's columns. ALL: every edge of the cluster has a seat. */
+template <typename T, bool ALL>
+__device__ inline void gather(const char *stage, const T *features, int F, int neighbour, int plane, int column,
+                              float (&to)[4])
+{
+    if (ALL || neighbour >= 0)
+        load_four((const T *)(stage + neighbour + plane * COLUMNS * (int)sizeof(T)), to);
+    else
+        load_four(features + ((size_t)(-1 - neighbour) * FORWARD_PLANES + plane) * F + column, to);
+}
+
 /* One slice of a row: sum [4][4] of s and v of the lane's columns, over its rows g of every tile. */
 template <typename T, bool ALL>
 __device__ inline void forward_slice(const matrix_arguments &a, const char *stage, const uint2 *weights,
@@ -52,6 +64,7 @@ __device__ inline void forward_slice(const matrix_arguments &a, const char *stag
                                      int tiles, int column, float (&sum)[4][4])
 {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    const char *lane_stage = stage + 4 * t * sizeof(T);
     uint2 b[3][2][PARTS];
 #pragma unroll
     for (int kind = 0; kind < 3; kind++) load_weights<SPLIT<T>>(weights, kind, lane, b[kind]);
@@ -67,7 +80,7 @@ __device__ inline void forward_slice(const matrix_arguments &a, const char *stag
             float x[5][4];
 #pragma unroll
             for (int p = 0; p < 5; p++)
-                gather<T, FORWARD_PLANES, ALL>(stage, features, a.F, __float_as_int(r.w), p, column, t, x[p]);
+                gather<T, ALL>(lane_stage, features, a.F, __float_as_int(r.w), p, column + 4 * t, x[p]);
 #pragma unroll
             for (int q = 0; q < 4; q++) {
                 const int at = 2 * h + q % 2;
@@ -105,12 +118,12 @@ __global__ void __launch_bounds__(FORWARD_ROWS<T> * 32, 1)
     forward_shared<T> &shared = *(forward_shared<T> *)memory;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, slices = a.F / COLUMNS;
     walk w;
-    for (begin_walk<T, FORWARD_PLANES>(a, features, FORWARD_ROWS<T>, shared, w); w.cluster < a.n_clusters;
+    for (begin_walk<T, FORWARD_PLANES, 1>(a, features, FORWARD_ROWS<T>, shared, w); w.cluster < a.n_clusters;
          next_cluster(a, FORWARD_ROWS<T>, slices, w)) {
         staged_edges &edges = shared.edges[w.list][warp];
         for (int pass = 0, more = 1; more; pass += PASS_EDGES) {
             more = __syncthreads_or(w.row.edges > pass + PASS_EDGES);
-            begin_pass<T, FORWARD_PLANES>(a, pass, shared, w);
+            begin_pass<T, FORWARD_PLANES, 1>(a, pass, shared, w);
             const int tiles = tiles_of(w.row.edges - pass);
             uint4 phi[TILES][PARTS], unused[PARTS];
 #pragma unroll
@@ -120,13 +133,13 @@ __global__ void __launch_bounds__(FORWARD_ROWS<T> * 32, 1)
                 load_cutoffs(a, edges, w.row.edges - pass, tile, g, cutoff);
                 edge_fragments<GAUSSIAN, false>(shared.table, cutoff, t, phi[tile], unused);
             }
-            name_neighbours(edges);
+            name_neighbours<1>(edges);
             for (int slice = 0; slice < slices; slice++, w.buffer ^= 1) {
                 const row_part to = part_of(w.row.row, a.F, slice, g, t);
                 float2 old = make_float2(0, 0);
                 if (w.row.row < a.N)
                     old = to.vector == 0 ? load_two(s + to.at) : load_two((pass > 0 ? v_out : v_in) + to.at);
-                begin_slice<T, FORWARD_PLANES>(a, features, slice, slices, more, shared, w);
+                begin_slice<T, FORWARD_PLANES, 1>(a, features, slice, slices, more, shared, w);
                 float sum[4][4] = {};
                 const char *stage = shared.stage[w.buffer];
                 const uint2 *weights = shared.weights[w.buffer];
@@ -147,9 +160,12 @@ __global__ void __launch_bounds__(FORWARD_ROWS<T> * 32, 1)
 
 /* ---------------------------------------------------------------------------------------------- reverse */
 
+constexpr int PAIR =
+    2; /* warps of a row: each has eight of the slice's columns, and makes the fragments of half the tiles */
+
 template <typename T> struct reverse_shared {
     alignas(256) char stage[2][REVERSE_SEATS<T> * REVERSE_PLANES * COLUMNS * sizeof(T)];
-    uint4 fragments[REVERSE_ROWS<T>][TILES][2][STORED<T>][32]; /* of phi and dphi/dd */
+    uint4 fragments[REVERSE_ROWS<T>][TILES][2][STORED<T>][32]; /* of phi and dphi/dd; then sums of edges */
     uint2 weights[2][SLICE_FRAGMENTS];
     int32_t rows[2][REVERSE_SEATS<T>];
     staged_edges edges[2][REVERSE_ROWS<T>];
@@ -157,187 +173,243 @@ template <typename T> struct reverse_shared {
 };
 
 /* A lane's fragments of one tile to shared memory and back; mixed has no low halves. */
-template <bool SPLIT_, int STORED> __device__ inline void keep(uint4 (*to)[32], const uint4 (&a)[PARTS], int lane)
+template <bool SPLIT_, int STORED_> __device__ inline void keep(uint4 (*to)[32], const uint4 (&a)[PARTS], int lane)
 {
     to[0][lane] = a[0];
     to[1][lane] = a[2];
-    if (SPLIT_) to[STORED - 1][lane] = a[1];
+    if (SPLIT_) to[STORED_ - 1][lane] = a[1];
 }
 
-template <bool SPLIT_, int STORED> __device__ inline void recall(const uint4 (*from)[32], uint4 (&a)[PARTS], int lane)
+template <bool SPLIT_, int STORED_> __device__ inline void recall(const uint4 (*from)[32], uint4 (&a)[PARTS], int lane)
 {
     a[0] = from[0][lane];
     a[2] = from[1][lane];
-    if (SPLIT_) a[1] = from[STORED - 1][lane];
+    if (SPLIT_) a[1] = from[STORED_ - 1][lane];
+}
+
+/* Where a lane's two columns of a slice begin: column n of a warp's tile is column n of its eight. */
+__device__ inline int lane_column(int half, int t)
+{
+    return 8 * half + 2 * t;
+}
+
+/* The lane's two columns of the four planes of an edge's neighbour; stage: at the lane's columns of its warp's eight in the
+ * first plane. The stage begins at a multiple of a seat's bytes, so the turn of a seat works on the address too. */
+template <typename T, bool ALL>
+__device__ inline void gather_planes(uint32_t stage, const T *adj, int F, int neighbour, int half, int column,
+                                     float2 (&to)[REVERSE_PLANES])
+{
+    constexpr int BYTES = COLUMNS * sizeof(T);
+    const uint32_t at = stage + neighbour ^ half * 8 * (int)sizeof(T);
+#pragma unroll
+    for (int p = 0; p < REVERSE_PLANES; p++)
+        if (ALL || neighbour >= 0)
+            to[p] = load_two_at(at ^ p * BYTES, T());
+        else
+            to[p] = load_two(adj + ((size_t)(-1 - neighbour) * REVERSE_PLANES + p) * F + column);
 }
 
 /* What one slice adds to the adjoints of a row's features x [5], and to those of its edges (u, d). */
 template <typename T, bool ALL>
-__device__ inline void reverse_slice(const matrix_arguments &a, const reverse_shared<T> &shared, const char *stage,
-                                     const uint2 *weights, const float4 *geometry, const T *adj, int tiles, int slice,
-                                     const float (&x)[5][4], float (&x_adj)[5][4], float (&edge_adj)[TILES][2][4])
+__device__ inline void reverse_slice(const matrix_arguments &a, const uint4 (*fragments)[2][STORED<T>][32],
+                                     const char *stage, const uint2 *weights, const float4 *geometry, const T *adj,
+                                     int tiles, int slice, const float2 (&x)[5], float2 (&x_adj)[5],
+                                     float (&edge_adj)[TILES][2][4])
 {
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, column = slice * COLUMNS;
-    uint2 b[3][2][PARTS]; /* mixed has no registers for all of them at once */
+    const int half = threadIdx.x / 32 % PAIR, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    const int column = slice * COLUMNS + lane_column(half, t);
+    const uint32_t lane_stage = shared_address(stage) + 2 * t * sizeof(T);
+    uint2 b[3][PARTS];
 #pragma unroll
-    for (int kind = 0; kind < (SPLIT<T> ? 3 : 0); kind++) load_weights<SPLIT<T>>(weights, kind, lane, b[kind]);
+    for (int kind = 0; kind < 3; kind++)
+#pragma unroll
+        for (int part = 0; part < PARTS; part++)
+            if (SPLIT<T> || part != 1) b[kind][part] = weights[((kind * 2 + half) * PARTS + part) * 32 + lane];
 #pragma unroll
     for (int tile = 0; tile < TILES; tile++) {
         if (tile % 2 == 0 && tile >= tiles) break; /* in pairs: fewer branches */
-        uint4 phi[PARTS], dphi[PARTS];
-        recall<SPLIT<T>, STORED<T>>(shared.fragments[warp][tile][0], phi, lane);
-        recall<SPLIT<T>, STORED<T>>(shared.fragments[warp][tile][1], dphi, lane);
         float4 r[2];
-        float in[2][4][4]; /* s_adj, v_adj (3) of the neighbours */
+        float2 in[2][REVERSE_PLANES], along[2]; /* s_adj, v_adj (3) of the neighbours; - u . v_adj */
 #pragma unroll
         for (int h = 0; h < 2; h++) {
             r[h] = geometry[tile * 16 + 8 * h + g];
-#pragma unroll
-            for (int p = 0; p < 4; p++)
-                gather<T, REVERSE_PLANES, ALL>(stage, adj, a.F, __float_as_int(r[h].w), p, column, t, in[h][p]);
+            gather_planes<T, ALL>(lane_stage, adj, a.F, __float_as_int(r[h].w), half, column, in[h]);
+            along[h].x = -(r[h].x * in[h][1].x + r[h].y * in[h][2].x + r[h].z * in[h][3].x);
+            along[h].y = -(r[h].x * in[h][1].y + r[h].y * in[h][2].y + r[h].z * in[h][3].y);
         }
-        float W[2][4], dW[2][4];
-        if (!SPLIT<T>) load_weights<false>(weights, 0, lane, b[0]);
-        filter<SPLIT<T>>(phi, b[0], W);
-        filter<SPLIT<T>>(dphi, b[0], dW);
+        uint4 phi[PARTS];
+        float W[3][4];
+        recall<SPLIT<T>, STORED<T>>(fragments[tile][0], phi, lane);
 #pragma unroll
-        for (int h = 0; h < 2; h++)
+        for (int kind = 0; kind < 3; kind++) filter_tile<SPLIT<T>>(phi, b[kind], W[kind]);
 #pragma unroll
-            for (int q = 0; q < 4; q++) {
-                const int at = 2 * h + q % 2;
-                x_adj[0][q] += W[q / 2][at] * in[h][0][q];
-                edge_adj[tile][h][3] += dW[q / 2][at] * (x[0][q] * in[h][0][q]);
+        for (int h = 0; h < 2; h++) {
+            const float2 R = make_float2(W[1][2 * h] * x[1].x, W[1][2 * h + 1] * x[1].y);
+            x_adj[0].x += W[0][2 * h] * in[h][0].x, x_adj[0].y += W[0][2 * h + 1] * in[h][0].y;
+            x_adj[1].x += W[1][2 * h] * along[h].x, x_adj[1].y += W[1][2 * h + 1] * along[h].y;
+#pragma unroll
+            for (int c = 0; c < 3; c++) {
+                x_adj[2 + c].x += W[2][2 * h] * in[h][1 + c].x, x_adj[2 + c].y += W[2][2 * h + 1] * in[h][1 + c].y;
+                edge_adj[tile][h][c] -= R.x * in[h][1 + c].x;
+                edge_adj[tile][h][c] -= R.y * in[h][1 + c].y;
             }
-        if (!SPLIT<T>) load_weights<false>(weights, 1, lane, b[1]);
-        filter<SPLIT<T>>(phi, b[1], W);
-        filter<SPLIT<T>>(dphi, b[1], dW);
+        }
+        recall<SPLIT<T>, STORED<T>>(fragments[tile][1], phi, lane); /* of dphi/dd */
 #pragma unroll
-        for (int h = 0; h < 2; h++)
+        for (int kind = 0; kind < 3; kind++) filter_tile<SPLIT<T>>(phi, b[kind], W[kind]);
 #pragma unroll
-            for (int q = 0; q < 4; q++) {
-                const int at = 2 * h + q % 2;
-                const float along = -(r[h].x * in[h][1][q] + r[h].y * in[h][2][q] + r[h].z * in[h][3][q]);
-                const float R = W[q / 2][at] * x[1][q];
-                x_adj[1][q] += W[q / 2][at] * along;
-                edge_adj[tile][h][3] += dW[q / 2][at] * (x[1][q] * along);
-#pragma unroll
-                for (int c = 0; c < 3; c++) edge_adj[tile][h][c] -= R * in[h][1 + c][q];
-            }
-        if (!SPLIT<T>) load_weights<false>(weights, 2, lane, b[2]);
-        filter<SPLIT<T>>(phi, b[2], W);
-        filter<SPLIT<T>>(dphi, b[2], dW);
-#pragma unroll
-        for (int h = 0; h < 2; h++)
-#pragma unroll
-            for (int q = 0; q < 4; q++) {
-                const int at = 2 * h + q % 2;
-                const float inner = x[2][q] * in[h][1][q] + x[3][q] * in[h][2][q] + x[4][q] * in[h][3][q];
-                edge_adj[tile][h][3] += dW[q / 2][at] * inner;
-#pragma unroll
-                for (int c = 0; c < 3; c++) x_adj[2 + c][q] += W[q / 2][at] * in[h][1 + c][q];
-            }
+        for (int h = 0; h < 2; h++) {
+            edge_adj[tile][h][3] += W[0][2 * h] * (x[0].x * in[h][0].x);
+            edge_adj[tile][h][3] += W[0][2 * h + 1] * (x[0].y * in[h][0].y);
+            edge_adj[tile][h][3] += W[1][2 * h] * (x[1].x * along[h].x);
+            edge_adj[tile][h][3] += W[1][2 * h + 1] * (x[1].y * along[h].y);
+            edge_adj[tile][h][3] += W[2][2 * h] * (x[2].x * in[h][1].x + x[3].x * in[h][2].x + x[4].x * in[h][3].x);
+            edge_adj[tile][h][3] += W[2][2 * h + 1] * (x[2].y * in[h][1].y + x[3].y * in[h][2].y + x[4].y * in[h][3].y);
+        }
     }
+}
+
+/* Over the eight rows g, by halves. Lane 4g + t is left with column g % 2 of its two: of plane g / 2 in *four, and, where
+ * g < 2, of plane 4 in *last. */
+__device__ inline void sum_planes(const float2 (&x)[5], int g, float *four, float *last)
+{
+    const bool upper = g & 4, odd = g & 2, right = g & 1;
+    float2 two[2], one;
+#pragma unroll
+    for (int p = 0; p < 2; p++) {
+        two[p].x = (upper ? x[2 + p].x : x[p].x) + __shfl_xor_sync(0xffffffffu, upper ? x[p].x : x[2 + p].x, 16);
+        two[p].y = (upper ? x[2 + p].y : x[p].y) + __shfl_xor_sync(0xffffffffu, upper ? x[p].y : x[2 + p].y, 16);
+    }
+    one.x = (odd ? two[1].x : two[0].x) + __shfl_xor_sync(0xffffffffu, odd ? two[0].x : two[1].x, 8);
+    one.y = (odd ? two[1].y : two[0].y) + __shfl_xor_sync(0xffffffffu, odd ? two[0].y : two[1].y, 8);
+    *four = (right ? one.y : one.x) + __shfl_xor_sync(0xffffffffu, right ? one.x : one.y, 4);
+    float sum = (right ? x[4].y : x[4].x) + __shfl_xor_sync(0xffffffffu, right ? x[4].x : x[4].y, 4);
+    sum += __shfl_xor_sync(0xffffffffu, sum, 8);
+    *last = sum + __shfl_xor_sync(0xffffffffu, sum, 16);
 }
 
 /* features_adj = sums over all passes; until the last they are in the block's part of `sums`, because features_adj stands in
- * the place of features, which every pass reads. Four planes by the tree of sum_over_rows, the fifth by the same tree. */
+ * the place of features, which every pass reads. */
 template <typename T>
-__device__ inline void add_feature_adjoints(const matrix_arguments &a, int row, int column, bool again, bool more,
-                                            const float (&x_adj)[5][4], T *features_adj)
+__device__ inline void add_feature_adjoints(const matrix_arguments &a, int row, int slice, bool again, bool more,
+                                            const float2 (&x_adj)[5], T *features_adj)
 {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const float four[4][4] = {{x_adj[0][0], x_adj[0][1], x_adj[0][2], x_adj[0][3]},
-                              {x_adj[1][0], x_adj[1][1], x_adj[1][2], x_adj[1][3]},
-                              {x_adj[2][0], x_adj[2][1], x_adj[2][2], x_adj[2][3]},
-                              {x_adj[3][0], x_adj[3][1], x_adj[3][2], x_adj[3][3]}};
-    const float last[4][4] = {{x_adj[4][0], x_adj[4][1], x_adj[4][2], x_adj[4][3]}};
-    const float2 parts[2] = {sum_over_rows(four, g), sum_over_rows(last, g)};
+    const int f = slice * COLUMNS + lane_column(warp % PAIR, t) + g % 2;
+    float part[2];
+    sum_planes(x_adj, g, &part[0], &part[1]);
 #pragma unroll
     for (int p = 0; p < 2; p++) {
-        const int plane = p == 0 ? g / 2 : 4, f = column + 4 * t + 2 * (g % 2);
-        if (p == 1 && g / 2 != 0) break;
-        float *sum = a.sums + ((size_t)(blockIdx.x * REVERSE_ROWS<T> + warp) * 5 + plane) * a.F + f;
-        float2 out = make_float2(parts[p].x * a.scale, parts[p].y * a.scale);
-        if (again) out.x += sum[0], out.y += sum[1];
+        const int plane = p == 0 ? g / 2 : 4;
+        if (p == 1 && g >= 2) break;
+        float *sum = a.sums + ((size_t)(blockIdx.x * REVERSE_ROWS<T> + warp / PAIR) * 5 + plane) * a.F + f;
+        float out = part[p] * a.scale;
+        if (again) out += *sum;
         if (more)
-            store_two(sum, out.x, out.y);
+            *sum = out;
         else
-            store_two(features_adj + ((size_t)row * 5 + plane) * a.F + f, out.x, out.y);
+            features_adj[((size_t)row * 5 + plane) * a.F + f] = T(out);
     }
 }
 
-/* Adds (u_adj, d_adj) of the pass's edges, summed over the four lanes t: lane t keeps component t. */
-__device__ inline void add_edge_adjoints(const matrix_arguments &a, const row_edges &r, int pass, float scale,
-                                         const float (&part)[TILES][2][4], edge_adjoint<float> *edge_adj)
+/* Over the four lanes t, by halves: lane t is left with component t. */
+__device__ inline float sum_lanes(const float (&p)[4], int t)
 {
-    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    uint32_t place[2 * TILES];
-    float old[2 * TILES];
+    float two[2];
 #pragma unroll
-    for (int q = 0; q < 2 * TILES; q++)
-        if (pass + 8 * q + g < r.edges) place[q] = a.clusters.places[r.first + pass + 8 * q + g] >> 16;
+    for (int k = 0; k < 2; k++)
+        two[k] = (t & 2 ? p[2 + k] : p[k]) + __shfl_xor_sync(0xffffffffu, t & 2 ? p[k] : p[2 + k], 2);
+    return (t & 1 ? two[1] : two[0]) + __shfl_xor_sync(0xffffffffu, t & 1 ? two[0] : two[1], 1);
+}
+
+/* Adds (u_adj, d_adj) of the pass's edges over the row's two warps: each gives the other its sums of the other's tiles by
+ * `room` [PASS_EDGES][4], which both have done with. All threads of the block come here. */
+__device__ inline void add_edge_adjoints(const matrix_arguments &a, const row_edges &r, int pass, float scale,
+                                         const float (&part)[TILES][2][4], float (*room)[4],
+                                         edge_adjoint<float> *edge_adj)
+{
+    const int half = threadIdx.x / 32 % PAIR, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    uint32_t place[TILES];
+    float own[TILES], old[TILES];
 #pragma unroll
-    for (int q = 0; q < 2 * TILES; q++)
-        if (pass + 8 * q + g < r.edges) old[q] = ((const float *)(edge_adj + r.first + place[q]))[t]; /* u[3], d */
+    for (int q = 0; q < TILES; q++) { /* edges 8q + g of the warp's half of the pass */
+        const int e = pass + 32 * half + 8 * q + g;
+        if (e < r.edges) place[q] = a.clusters.places[r.first + e] >> 16;
+    }
+#pragma unroll
+    for (int q = 0; q < TILES; q++)
+        if (pass + 32 * half + 8 * q + g < r.edges)
+            old[q] = ((const float *)(edge_adj + r.first + place[q]))[t]; /* u[3], d */
+    __syncthreads();
 #pragma unroll
     for (int q = 0; q < 2 * TILES; q++) {
-        const float(&p)[4] = part[q / 2][q % 2];
-        float two[2], one;
+        const float sum = sum_lanes(part[q / 2][q % 2], t);
+        if (q / TILES != half)
+            room[8 * q + g][t] = sum;
+        else
+            own[q % TILES] = sum;
+    }
+    __syncthreads();
 #pragma unroll
-        for (int k = 0; k < 2; k++)
-            two[k] = (t & 2 ? p[2 + k] : p[k]) + __shfl_xor_sync(0xffffffffu, t & 2 ? p[k] : p[2 + k], 2);
-        one = (t & 1 ? two[1] : two[0]) + __shfl_xor_sync(0xffffffffu, t & 1 ? two[0] : two[1], 1);
-        if (pass + 8 * q + g < r.edges) ((float *)(edge_adj + r.first + place[q]))[t] = old[q] + one * scale;
+    for (int q = 0; q < TILES; q++) {
+        const int e = 32 * half + 8 * q + g;
+        if (pass + e >= r.edges) continue;
+        const float both = half == 0 ? own[q] + room[e][t] : room[e][t] + own[q];
+        ((float *)(edge_adj + r.first + place[q]))[t] = old[q] + both * scale;
     }
 }
 
 template <typename T, bool GAUSSIAN>
-__global__ void __launch_bounds__(REVERSE_ROWS<T> * 32, 1)
+__global__ void __launch_bounds__(REVERSE_ROWS<T> *PAIR * 32, 1)
     message_matrix_reverse_kernel(matrix_arguments a, const T *features, const T *__restrict__ adj, T *features_adj,
                                   edge_adjoint<float> *edge_adj)
 {
     extern __shared__ __align__(256) char memory[];
     reverse_shared<T> &shared = *(reverse_shared<T> *)memory;
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, slices = a.F / COLUMNS;
+    const int warp = threadIdx.x / 32, own = warp / PAIR, half = warp % PAIR, lane = threadIdx.x % 32, g = lane / 4,
+              t = lane % 4, slices = a.F / COLUMNS;
     walk w;
-    for (begin_walk<T, REVERSE_PLANES>(a, adj, REVERSE_ROWS<T>, shared, w); w.cluster < a.n_clusters;
+    for (begin_walk<T, REVERSE_PLANES, PAIR>(a, adj, REVERSE_ROWS<T>, shared, w); w.cluster < a.n_clusters;
          next_cluster(a, REVERSE_ROWS<T>, slices, w)) {
-        staged_edges &edges = shared.edges[w.list][warp];
+        staged_edges &edges = shared.edges[w.list][own];
         for (int pass = 0, more = 1; more; pass += PASS_EDGES) {
             more = __syncthreads_or(w.row.edges > pass + PASS_EDGES);
-            begin_pass<T, REVERSE_PLANES>(a, pass, shared, w);
+            begin_pass<T, REVERSE_PLANES, PAIR>(a, pass, shared, w);
             const int tiles = tiles_of(w.row.edges - pass);
 #pragma unroll
-            for (int tile = 0; tile < TILES; tile++) {
-                if (tile % 2 == 0 && tile >= tiles) break;
+            for (int k = 0; k < TILES / PAIR; k++) {
+                const int tile = half * (TILES / PAIR) + k;
+                if (half * (TILES / PAIR) >= tiles) break;
                 uint4 phi[PARTS], dphi[PARTS];
                 edge_cutoff cutoff[2];
                 load_cutoffs(a, edges, w.row.edges - pass, tile, g, cutoff);
                 edge_fragments<GAUSSIAN, true>(shared.table, cutoff, t, phi, dphi);
-                keep<SPLIT<T>, STORED<T>>(shared.fragments[warp][tile][0], phi, lane);
-                keep<SPLIT<T>, STORED<T>>(shared.fragments[warp][tile][1], dphi, lane);
+                keep<SPLIT<T>, STORED<T>>(shared.fragments[own][tile][0], phi, lane);
+                keep<SPLIT<T>, STORED<T>>(shared.fragments[own][tile][1], dphi, lane);
             }
-            name_neighbours(edges);
+            name_neighbours<PAIR>(edges);
             float to_edges[TILES][2][4] = {};
             for (int slice = 0; slice < slices; slice++, w.buffer ^= 1) {
-                float x[5][4] = {}, x_adj[5][4] = {};
+                float2 x[5] = {}, x_adj[5] = {};
 #pragma unroll
                 for (int q = 0; q < 5; q++)
                     if (w.row.row < a.N)
-                        load_four(features + ((size_t)w.row.row * 5 + q) * a.F + slice * COLUMNS + 4 * t, x[q]);
-                begin_slice<T, REVERSE_PLANES>(a, adj, slice, slices, more, shared, w);
+                        x[q] = load_two(features + ((size_t)w.row.row * 5 + q) * a.F + slice * COLUMNS +
+                                        lane_column(half, t));
+                begin_slice<T, REVERSE_PLANES, PAIR>(a, adj, slice, slices, more, shared, w);
                 if (w.row.row >= a.N) continue;
                 const char *stage = shared.stage[w.buffer];
                 const uint2 *weights = shared.weights[w.buffer];
                 if (w.taken >= 0)
-                    reverse_slice<T, true>(a, shared, stage, weights, edges.edge, adj, tiles, slice, x, x_adj,
-                                           to_edges);
+                    reverse_slice<T, true>(a, shared.fragments[own], stage, weights, edges.edge, adj, tiles, slice, x,
+                                           x_adj, to_edges);
                 else
-                    reverse_slice<T, false>(a, shared, stage, weights, edges.edge, adj, tiles, slice, x, x_adj,
-                                            to_edges);
-                add_feature_adjoints(a, w.row.row, slice * COLUMNS, pass > 0, more, x_adj, features_adj);
+                    reverse_slice<T, false>(a, shared.fragments[own], stage, weights, edges.edge, adj, tiles, slice, x,
+                                            x_adj, to_edges);
+                add_feature_adjoints(a, w.row.row, slice, pass > 0, more, x_adj, features_adj);
             }
-            add_edge_adjoints(a, w.row, pass, a.scale / adjoint_scale<T>, to_edges, edge_adj);
+            add_edge_adjoints(a, w.row, pass, a.scale / adjoint_scale<T>, to_edges, (float(*)[4])shared.fragments[own],
+                              edge_adj);
         }
     }
 }
@@ -351,10 +423,17 @@ bool message_matrix_fits(int F, int K)
 
 size_t message_matrix_fragments(int F)
 {
-    return (size_t)F / COLUMNS * 3 * 2 * PARTS * 32;
+    return (size_t)F / COLUMNS * SLICE_FRAGMENTS;
 }
 
-float message_matrix_pack(const double *filter, int F, int K, uint2 *fragments)
+/* Column n of tile `half` as the lanes have it: a forward lane t has four neighbouring columns of both tiles, a reverse lane
+ * the two of its warp's tile. */
+static int column_of(bool reverse, int half, int n)
+{
+    return reverse ? 8 * half + n : 4 * (n / 2) + 2 * half + n % 2;
+}
+
+float message_matrix_pack(const double *filter, int F, int K, bool reverse, uint2 *fragments)
 {
     double largest = 0;
     for (size_t q = 0; q < (size_t)(K + 1) * 3 * F; q++) largest = fmax(largest, fabs(filter[q]));
@@ -363,13 +442,12 @@ float message_matrix_pack(const double *filter, int F, int K, uint2 *fragments)
     const double up = largest > 0 ? ldexp(1.0, 11 - exponent) : 1; /* the largest weight comes near 2^10 */
     for (size_t q = 0; q < message_matrix_fragments(F); q++) {
         const int lane = q % 32, part = q / 32 % PARTS, half = q / 32 / PARTS % 2, kind = q / 32 / PARTS / 2 % 3;
-        const int slice = (int)(q / 32 / PARTS / 2 / 3), n = lane / 4, t = lane % 4;
-        const int f = slice * COLUMNS + 4 * (n / 2) + 2 * half + n % 2; /* column n of the tile is the lanes' column */
+        const int f = (int)(q / SLICE_FRAGMENTS) * COLUMNS + column_of(reverse, half, lane / 4);
         uint16_t bits[4];
         for (int input = 0; input < 4; input++) {
             int function;
             bool low;
-            weight_of(part, t, input, &function, &low);
+            weight_of(part, lane % 4, input, &function, &low);
             const int k = function == MATRIX_K ? K : function < K ? function : -1;
             const float w = k < 0 ? 0 : (float)(filter[((size_t)k * 3 + kind) * F + f] * up);
             const __half hi = __float2half_rn(w), value = low ? __float2half_rn(w - __half2float(hi)) : hi;
@@ -410,8 +488,9 @@ template size_t message_matrix_sums(const state<__half> *);
 
 /* The arguments of a layer, with the clusters made anew where others are there. */
 template <typename T>
-static mlff_status arguments_of(state<T> *s, int l, int rows, int seats, matrix_arguments *a, mlff_error *error)
+static mlff_status arguments_of(state<T> *s, int l, bool reverse, matrix_arguments *a, mlff_error *error)
 {
+    const int rows = reverse ? REVERSE_ROWS<T> : FORWARD_ROWS<T>, seats = reverse ? REVERSE_SEATS<T> : FORWARD_SEATS<T>;
     if (s->clusters.n_rows != rows) {
         s->clusters.n_rows = rows;
         s->clusters.seats = seats;
@@ -422,7 +501,7 @@ static mlff_status arguments_of(state<T> *s, int l, int rows, int seats, matrix_
           s->w.F,
           (s->N + rows - 1) / rows,
           radial_of(s->w),
-          w.fragments,
+          reverse ? w.fragments_reverse : w.fragments,
           w.fragment_scale,
           s->first,
           s->count,
@@ -436,7 +515,7 @@ static mlff_status arguments_of(state<T> *s, int l, int rows, int seats, matrix_
 template <typename T> mlff_status message_matrix_forward(state<T> *s, int l, mlff_error *error)
 {
     matrix_arguments a;
-    MLFF_TRY(arguments_of(s, l, FORWARD_ROWS<T>, FORWARD_SEATS<T>, &a, error));
+    MLFF_TRY(arguments_of(s, l, false, &a, error));
     const int threads = FORWARD_ROWS<T> * 32;
     const auto kernel = a.radial.gaussian ? message_matrix_kernel<T, true> : message_matrix_kernel<T, false>;
     const int blocks = blocks_for(kernel, threads, sizeof(forward_shared<T>), a.n_clusters);
@@ -449,8 +528,8 @@ template <typename T> mlff_status message_matrix_forward(state<T> *s, int l, mlf
 template <typename T> mlff_status message_matrix_reverse(state<T> *s, int l, mlff_error *error)
 {
     matrix_arguments a;
-    MLFF_TRY(arguments_of(s, l, REVERSE_ROWS<T>, REVERSE_SEATS<T>, &a, error));
-    const int threads = REVERSE_ROWS<T> * 32;
+    MLFF_TRY(arguments_of(s, l, true, &a, error));
+    const int threads = REVERSE_ROWS<T> * PAIR * 32;
     const auto kernel =
         a.radial.gaussian ? message_matrix_reverse_kernel<T, true> : message_matrix_reverse_kernel<T, false>;
     const int blocks = blocks_for(kernel, threads, sizeof(reverse_shared<T>), a.n_clusters);

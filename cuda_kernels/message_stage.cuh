@@ -3,7 +3,7 @@
 #define MLFF_CUDA_MESSAGE_STAGE_CUH
 /*
  * How the messages through the matrix units go through the rows (message_matrix.cu): a block takes a cluster of consecutive
- * rows (clusters.cu), a warp a row, 16 columns at a time. What the rows gather of these columns is copied to shared memory
+ * rows (clusters.cu), one or two warps a row, 16 columns at a time. What the rows gather of these columns is copied to shared memory
  * once, a slice ahead of its use.
  */
 #include "clusters.cuh"
@@ -32,19 +32,19 @@ struct matrix_arguments {
 
 /* ----------------------------------------------------------------------------------------- shared memory */
 
-/* Where a seat begins, in bytes, and the plane p of it: begin ^ p * plane bytes for four planes, + for five. Of four planes
- * every other seat (every fourth in half) has them in another order, so that two lanes that read the same plane of different
- * seats meet different banks; the turn is part of `begin`. */
+/* Where a seat begins, in bytes, and byte `at` of it: begin ^ at for four planes, + for five. Of four planes each seat has its
+ * pieces in an order of its own, so that lanes that read the same piece of different seats meet different banks: the
+ * eight columns that a warp of the reverse pass reads are 8 (half: 4) banks wide. The turn is part of `begin`. */
 template <typename T, int PLANES> __device__ inline int seat_begin(int seat)
 {
     constexpr int BYTES = COLUMNS * sizeof(T);
-    return seat * PLANES * BYTES + (PLANES == 4 ? (sizeof(T) == 4 ? seat & 1 : seat & 3) * BYTES : 0);
+    const int turn = PLANES == 5 ? 0 : sizeof(T) == 4 ? (seat & 1) * 64 + (seat >> 1 & 1) * 32 : (seat & 7) * 16;
+    return seat * PLANES * BYTES + turn;
 }
 
-template <typename T, int PLANES> __device__ inline int plane_of(int begin, int plane)
+template <int PLANES> __device__ inline int inside_seat(int begin, int at)
 {
-    constexpr int BYTES = COLUMNS * sizeof(T);
-    return PLANES == 4 ? begin ^ plane * BYTES : begin + plane * BYTES;
+    return PLANES == 4 ? begin ^ at : begin + at;
 }
 
 /* Starts the copy of a cluster's list of neighbours to shared memory. */
@@ -59,10 +59,11 @@ template <typename T, int PLANES>
 __device__ inline void stage_neighbours(char *stage, const T *from, int F, const int32_t *rows, int seats)
 {
     constexpr int WIDTH = 16 / sizeof(T),
-                  PIECES = COLUMNS / WIDTH; /* 16-byte pieces of a plane, neighbouring threads */
-    const int piece = threadIdx.x % PIECES;
+                  PIECES = COLUMNS / WIDTH;                       /* 16-byte pieces of a plane, neighbouring threads */
+    const int piece = threadIdx.x % PIECES, half = 8 * sizeof(T), /* bytes of eight columns: what a turn moves about */
+        high = piece * 16 / half * half, low = piece * 16 % half;
     from += piece * WIDTH;
-    stage += piece * 16;
+    stage += low;
     for (int seat = threadIdx.x / PIECES; seat < seats; seat += blockDim.x / PIECES) {
         const int32_t row = rows[seat];
         if (row < 0) continue;
@@ -70,7 +71,7 @@ __device__ inline void stage_neighbours(char *stage, const T *from, int F, const
         const int begin = seat_begin<T, PLANES>(seat);
 #pragma unroll
         for (int plane = 0; plane < PLANES; plane++, source += F)
-            copy_16_async(stage + plane_of<T, PLANES>(begin, plane), source, true);
+            copy_16_async(stage + inside_seat<PLANES>(begin, plane * COLUMNS * (int)sizeof(T) + high), source, true);
     }
 }
 
@@ -115,15 +116,24 @@ __device__ inline float2 load_two(const __half *from)
     return __half22float2(*(const __half2 *)from);
 }
 
-/* An edge's neighbour: where its seat begins, or -1 - row where it has none. ALL: every edge of the cluster has a seat. */
-template <typename T, int PLANES, bool ALL>
-__device__ inline void gather(const char *stage, const T *tensor, int F, int neighbour, int plane, int column, int t,
-                              float (&to)[4])
+/* Two columns at an address of shared memory. */
+__device__ inline float2 load_two_at(uint32_t address, float)
 {
-    if (ALL || neighbour >= 0)
-        load_four((const T *)(stage + plane_of<T, PLANES>(neighbour, plane)) + 4 * t, to);
-    else
-        load_four(tensor + ((size_t)(-1 - neighbour) * PLANES + plane) * F + column + 4 * t, to);
+    float2 x;
+    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(x.x), "=f"(x.y) : "r"(address));
+    return x;
+}
+
+__device__ inline float2 load_two_at(uint32_t address, __half)
+{
+    uint32_t bits;
+    asm volatile("ld.shared.b32 %0, [%1];" : "=r"(bits) : "r"(address));
+    return __half22float2(*(const __half2 *)&bits);
+}
+
+__device__ inline uint32_t shared_address(const void *at)
+{
+    return (uint32_t)__cvta_generic_to_shared(at);
 }
 
 /* A row with its edges. */
@@ -150,24 +160,30 @@ __device__ inline int tiles_of(int edges)
     return edges > 0 ? min(TILES, (edges + 15) / 16) : 0;
 }
 
-/* A lane's two edges of a pass, in the order of the sums. */
+/* The k-th edge of a pass that the thread looks after: a row's WARPS warps share its 64. */
+template <int WARPS> __device__ inline int own_edge(int k)
+{
+    return WARPS == 1 ? 32 * k + threadIdx.x % 32 : threadIdx.x % 64;
+}
+
+/* A lane's edges of a pass, in the order of the sums. */
+template <int WARPS>
 __device__ inline void load_places(const matrix_arguments &a, const row_edges &r, int pass, uint32_t (&place)[2])
 {
 #pragma unroll
-    for (int k = 0; k < 2; k++)
-        if (r.edges > 0)
-            place[k] = a.clusters.places[r.first + min(pass + 32 * k + (int)threadIdx.x % 32, r.edges - 1)];
+    for (int k = 0; k < 2 / WARPS; k++)
+        if (r.edges > 0) place[k] = a.clusters.places[r.first + min(pass + own_edge<WARPS>(k), r.edges - 1)];
 }
 
-template <typename T, int PLANES>
+template <typename T, int PLANES, int WARPS>
 __device__ inline void stage_edges(const matrix_arguments &a, const row_edges &r, const uint32_t (&place)[2],
                                    staged_edges &to)
 {
     if (r.edges == 0) return;
 #pragma unroll
-    for (int k = 0; k < 2; k++) {
+    for (int k = 0; k < 2 / WARPS; k++) {
         const int64_t e = r.first + (place[k] >> 16);
-        const int seat = place[k] & 0xffff, q = 32 * k + threadIdx.x % 32;
+        const int seat = place[k] & 0xffff, q = own_edge<WARPS>(k);
         copy_16_async(&to.edge[q], a.edges + e, true);
         to.neighbour[q] = seat == NO_SEAT ? -1 - a.edge_row[e] : seat_begin<T, PLANES>(seat);
     }
@@ -185,13 +201,13 @@ __device__ inline void load_cutoffs(const matrix_arguments &a, const staged_edge
     }
 }
 
-/* The warp's edges give their distance for their neighbour. */
-__device__ inline void name_neighbours(staged_edges &edges)
+/* The warp's edges, whose distances only it has read, give them for their neighbour. */
+template <int WARPS> __device__ inline void name_neighbours(staged_edges &edges)
 {
     __syncwarp();
 #pragma unroll
-    for (int k = 0; k < 2; k++) {
-        const int q = 32 * k + threadIdx.x % 32;
+    for (int k = 0; k < 2 / WARPS; k++) {
+        const int q = own_edge<WARPS>(k);
         edges.edge[q].w = __int_as_float(edges.neighbour[q]);
     }
     __syncwarp();
@@ -256,18 +272,18 @@ __device__ inline void look_ahead(const matrix_arguments &a, int rows, walk &w)
     w.next_row = row_of(a, w.goes_on ? w.row.row + gridDim.x * rows : a.N);
 }
 
-template <typename T, int PLANES, typename Shared>
+template <typename T, int PLANES, int WARPS, typename Shared>
 __device__ inline void begin_walk(const matrix_arguments &a, const T *from, int rows, Shared &shared, walk &w)
 {
-    const int warp = threadIdx.x / 32;
+    const int own = threadIdx.x / (32 * WARPS);
     w.cluster = blockIdx.x, w.list = w.buffer = 0;
     w.taken = a.clusters.taken[w.cluster];
-    w.row = row_of(a, w.cluster * rows + warp);
+    w.row = row_of(a, w.cluster * rows + own);
     look_ahead(a, rows, w);
     load_radial_table(a.radial, shared.table);
     stage_list(shared.rows[0], a.clusters, w.cluster);
-    load_places(a, w.row, 0, w.place);
-    stage_edges<T, PLANES>(a, w.row, w.place, shared.edges[0][warp]);
+    load_places<WARPS>(a, w.row, 0, w.place);
+    stage_edges<T, PLANES, WARPS>(a, w.row, w.place, shared.edges[0][own]);
     commit_copies();
     wait_copies<0>();
     __syncthreads();
@@ -276,12 +292,12 @@ __device__ inline void begin_walk(const matrix_arguments &a, const T *from, int 
 }
 
 /* The edges of a later pass; those of the first came with the cluster. */
-template <typename T, int PLANES, typename Shared>
+template <typename T, int PLANES, int WARPS, typename Shared>
 __device__ inline void begin_pass(const matrix_arguments &a, int pass, Shared &shared, walk &w)
 {
     if (pass == 0) return;
-    load_places(a, w.row, pass, w.place);
-    stage_edges<T, PLANES>(a, w.row, w.place, shared.edges[w.list][threadIdx.x / 32]);
+    load_places<WARPS>(a, w.row, pass, w.place);
+    stage_edges<T, PLANES, WARPS>(a, w.row, w.place, shared.edges[w.list][threadIdx.x / (32 * WARPS)]);
     commit_copies();
     wait_copies<0>();
     __syncwarp();
@@ -289,7 +305,7 @@ __device__ inline void begin_pass(const matrix_arguments &a, int pass, Shared &s
 
 /* Waits for a slice's data and starts the copies of the next one's: of this cluster, of its next pass (more), or of the next
  * cluster, whose list comes during slice 0 and whose edges come during slices 0 and 1 of this one's last pass. */
-template <typename T, int PLANES, typename Shared>
+template <typename T, int PLANES, int WARPS, typename Shared>
 __device__ inline void begin_slice(const matrix_arguments &a, const T *from, int slice, int slices, bool more,
                                    Shared &shared, walk &w)
 {
@@ -302,10 +318,10 @@ __device__ inline void begin_slice(const matrix_arguments &a, const T *from, int
                                same ? w.taken : w.next_taken);
     if (slice == 0 && w.goes_on && !more) {
         stage_list(shared.rows[w.list ^ 1], a.clusters, w.cluster + gridDim.x);
-        load_places(a, w.next_row, 0, w.place);
+        load_places<WARPS>(a, w.next_row, 0, w.place);
     }
     if (slice == 1 && w.goes_on && !more)
-        stage_edges<T, PLANES>(a, w.next_row, w.place, shared.edges[w.list ^ 1][threadIdx.x / 32]);
+        stage_edges<T, PLANES, WARPS>(a, w.next_row, w.place, shared.edges[w.list ^ 1][threadIdx.x / (32 * WARPS)]);
     commit_copies();
 }
 
