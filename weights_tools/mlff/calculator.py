@@ -37,8 +37,8 @@ class Calculator(AseCalculator):
       stress               [6] eV/angstrom^3, dE/dstrain / volume in Voigt's order xx yy zz yz xz xy: positive under
                            tension. Of structures with three lattice vectors that are periodic along at least one
 
-    Raises MlffError (a sentence) for a model file that cannot be read, an element that the model does not know, atoms at
-    the same place; ASE's PropertyNotImplementedError for the stress of a molecule.
+    Raises MlffError (a sentence) for a model file that cannot be read, an element that the model does not know, atoms
+    at the same place; ASE's PropertyNotImplementedError for the stress of a molecule.
     """
 
     implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]

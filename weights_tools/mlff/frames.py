@@ -13,6 +13,7 @@ from ._library import Evaluator, Model, Result, Structure
 from .errors import LibraryError, MlffError, require
 
 require("ase", "reading and writing structures", "ase")
+import ase  # noqa: E402
 import ase.io  # noqa: E402
 
 EV_PER_CUBIC_ANGSTROM_IN_GPA = 160.2176634
@@ -36,6 +37,12 @@ class Frame:
 
 def read(path: str, model: Model) -> Iterator[Frame]:
     """The frames of a file that ASE can read, .xz, .gz and .bz2 too."""
+    for number, atoms in enumerate(read_atoms(path)):
+        yield _frame(number, atoms, model, path)
+
+
+def read_atoms(path: str) -> Iterator[ase.Atoms]:
+    """ASE's atoms of the frames of a file, .xz, .gz and .bz2 too; MlffError says where it cannot be read."""
     if not os.path.exists(path):
         raise MlffError(f"{path}: no such file")
     bare = path
@@ -45,9 +52,7 @@ def read(path: str, model: Model) -> Iterator[Frame]:
     number = -1
     try:
         for number, atoms in enumerate(ase.io.iread(path, index=":", format=file_format)):
-            yield _frame(number, atoms, model, path)
-    except MlffError:
-        raise
+            yield atoms
     except Exception as error:  # ASE's readers raise whatever their parsing trips over
         where = f"after frame {number}" if number >= 0 else "in the first frame"
         raise MlffError(f"{path}: cannot be read {where}: {type(error).__name__}: {error}") from None
