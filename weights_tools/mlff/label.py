@@ -27,8 +27,8 @@ _DESCRIPTION = """Computes energy (eV), forces (eV/angstrom) and, of structures 
 stress (eV/angstrom^3, ASE's sign) of every frame of a file, and writes them as extended XYZ that mlff-train reads.
 A frame that fails is reported and left out. The info of each frame gets label_calculator, label_source (the file)
 and label_frame (its number there, from 0)."""
-_EPILOG = """NAME is tblite (GFN2-xTB unless method= says otherwise), a model file (.safetensors), package.module:Name of
-a class or function that gives a calculator of ASE, or a name of ASE's own (emt, orca, ...). KEY=VALUE go to the
+_EPILOG = """NAME is tblite (GFN2-xTB unless method= says otherwise), a model file (.safetensors), package.module:Name
+of a class or function that gives a calculator of ASE, or a name of ASE's own (emt, orca, ...). KEY=VALUE go to the
 calculator.
 
   mlff-label geometries.extxyz --calculator tblite method=GFN2-xTB -o labelled.extxyz
