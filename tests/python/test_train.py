@@ -162,7 +162,7 @@ def test_a_run_in_two_parts_is_the_run_in_one(run, copper, tmp_path):
 
 
 def test_a_killed_run_resumed_is_bitwise_the_undisturbed_one(run, copper, tmp_path):
-    options = [str(copper), *SMALL, "--epochs", "60", "--no-picture"]
+    options = [str(copper), *SMALL, "--epochs", "30", "--no-picture"]
     one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
     assert run(*options, "-o", one, program=train.main)[0] == 0
     command = [sys.executable, "-m", "mlff.train", *options, "-o", str(two)]
@@ -175,10 +175,10 @@ def test_a_killed_run_resumed_is_bitwise_the_undisturbed_one(run, copper, tmp_pa
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL and not two.exists()
     epochs_done = torch.load(state, weights_only=True)["epochs_done"]
-    assert 0 < epochs_done < 60
+    assert 0 < epochs_done < 30
     assert run(*options, "-o", two, "--resume", program=train.main)[0] == 0
     states = [torch.load(tmp_path / f"{name}.safetensors.state", weights_only=True) for name in ("one", "two")]
-    assert states[0]["history"] == states[1]["history"] and len(states[1]["history"]["loss"]) == 60
+    assert states[0]["history"] == states[1]["history"] and len(states[1]["history"]["loss"]) == 30
     a, b = ModelFile.read(one), ModelFile.read(two)
     assert all(np.array_equal(b.tensors[name], tensor) for name, tensor in a.tensors.items())
 
@@ -280,7 +280,7 @@ def test_fine_tuning_begins_with_the_model_and_its_energies_may_be_fitted(run, f
 def test_fine_tuning_does_not_end_worse_than_its_start(run, copper, tmp_path):
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
     assert run(copper, *SMALL, "-o", first, "--epochs", "10", "--no-picture", program=train.main)[0] == 0
-    status, _, err = run(copper, *SMALL, "-o", second, "--epochs", "2", "--start", first, "--learning-rate", "0.05",
+    status, _, err = run(copper, *SMALL, "-o", second, "--epochs", "2", "--start", first, "--learning-rate", "0.5",
                          "--no-picture", program=train.main)
     assert status == 0, err
     a, b = ModelFile.read(first), ModelFile.read(second)
@@ -371,3 +371,21 @@ def test_a_virial_is_as_good_as_a_stress(copper):
     atoms.calc.results.pop("stress")
     np.testing.assert_allclose(train_data.frame_from_atoms(atoms, 4.0).stress, expected, rtol=1e-12)
     assert np.isfinite(expected).all()
+
+
+def test_epsilon_rounds_the_kink_and_is_kept(run, library, copper, tmp_path):
+    """Force constants by differences, about a crystal's sites, depend less on the displacement with a larger epsilon."""
+    change = {}
+    for epsilon in ("1e-8", "1e-2"):
+        model = tmp_path / f"{epsilon}.safetensors"
+        status, _, err = run(copper, *SMALL, "-o", model, "--epochs", "20", "--epsilon", epsilon, "--no-picture",
+                             program=train.main)
+        assert status == 0, err
+        assert ModelFile.read(model).epsilon == float(epsilon)
+        constants = []
+        for h in (1e-3, 5e-2):
+            atoms = bulk("Cu", cubic=True) * (2, 2, 2)
+            atoms.positions[0, 0] += h
+            constants.append(-mlff.Calculator(model, device="cpu", threads=1).get_forces(atoms)[0, 0] / h)
+        change[epsilon] = abs(constants[0] / constants[1] - 1.0)
+    assert change["1e-2"] < 0.5 * change["1e-8"]

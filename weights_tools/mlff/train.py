@@ -41,6 +41,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     g.add_argument("--cutoff", type=float, default=5.0, help="angstrom")
     g.add_argument("--radial", choices=("gaussian", "bessel"), default="gaussian")
     g.add_argument("--radial-functions", type=int, default=20)
+    g.add_argument("--epsilon", type=float, default=1e-8,
+                   help="in the norm of the vectors, sqrt(|V|^2 + epsilon), whose kink at V = 0 it rounds")
     g.add_argument("--readout-features", type=int, default=None, help="half of --features if not given")
     g.add_argument("--start", "--fine-tune", type=Path, default=None, metavar="MODEL",
                    help="begin with the weights of this model file; its sizes replace those above. A smaller "
@@ -95,6 +97,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
             ("epochs", args.epochs > 0, "1 or more"), ("batch_size", args.batch_size > 0, "1 or more"),
             ("evaluate_every", args.evaluate_every > 0, "1 or more"),
             ("cutoff", args.cutoff > 0, "more than 0 angstrom"),
+            ("epsilon", 0 < args.epsilon <= 1, "0 < epsilon <= 1"),
             ("learning_rate", args.learning_rate > 0, "more than 0"), ("ema", 0 <= args.ema < 1, "0 <= decay < 1"),
             ("validation", 0 <= args.validation < 1, "0 <= fraction < 1"),
             ("test_fraction", 0 <= args.test_fraction < 1, "0 <= fraction < 1"),
@@ -152,7 +155,7 @@ def make_model(args, frames: list):
         return model
     torch.manual_seed(args.seed)
     h = train_model.Hyperparameters(args.features, args.interactions, args.radial, args.radial_functions, args.cutoff,
-                                    readout_features=args.readout_features or max(1, args.features // 2))
+                                    args.epsilon, readout_features=args.readout_features or max(1, args.features // 2))
     return train_model.PaiNN(h, elements, train_data.force_rms(frames),
                              train_data.fit_element_energies(frames, elements))
 

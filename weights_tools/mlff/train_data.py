@@ -64,7 +64,8 @@ def frame_from_atoms(atoms, cutoff: float) -> Frame:
     volume = abs(float(np.linalg.det(atoms.cell.array))) if atoms.pbc.all() else 0.0
     virial = reference_virial(atoms, known, volume, "labels")
     stress = np.full((3, 3), np.nan) if virial is None or not volume else -virial / volume
-    return Frame(atoms.get_chemical_symbols(), r, i, j, volume, float(known.get("energy", known.get("free_energy", np.nan))),
+    energy = float(known.get("energy", known.get("free_energy", np.nan)))
+    return Frame(atoms.get_chemical_symbols(), r, i, j, volume, energy,
                  np.asarray(known.get("forces", np.full((n, 3), np.nan)), dtype=np.float64), stress,
                  atoms.positions.copy(), atoms.cell.array.copy(), atoms.pbc.copy(), dict(atoms.info))
 
