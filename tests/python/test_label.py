@@ -36,6 +36,8 @@ class Fussy(EMT):
         if atoms.info.get("number") == 2:
             if self.fault == "raise":
                 raise RuntimeError("SCF did\nnot converge")
+            if self.fault == "crash":
+                os._exit(9)
             self.results["forces"][0, 0] = np.nan
 
 
@@ -45,7 +47,7 @@ class Slow(EMT):
     def calculate(self, atoms=None, *arguments):
         time.sleep(0.1)
         with open(os.environ["SLOW_LOG"], "a") as log:
-            log.write("a frame\n")
+            log.write(f"{os.getpid()}\n")
         super().calculate(atoms, *arguments)
 
 
@@ -179,6 +181,41 @@ def test_several_processes_give_the_same_file(run, frames, here, tmp_path):
     status, out, err = run(frames, *options, "-o", two, "--processes", "2", program=label.main)
     assert status == 0 and "1 failed" in out and "frame 2: RuntimeError" in err
     assert same_labels(two, one)
+
+
+def test_a_calculator_that_crashes_costs_its_frame_alone(run, frames, here, tmp_path):
+    out_file = tmp_path / "out.extxyz"
+    status, out, err = run(frames, "-c", f"{here}:Fussy", "fault=crash", "-o", out_file, "--processes", "2",
+                           program=label.main)
+    assert status == 0 and "4 frames labelled" in out and "1 failed" in out
+    assert "frame 2: the process that computed it ended" in err
+    assert [a.info["label_frame"] for a in read(out_file, ":")] == [0, 1, 3, 4]
+
+
+def test_the_processes_of_a_killed_run_end_too(frames, here, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLOW_LOG", str(tmp_path / "log"))
+    write(frames, read(frames, ":") * 40, format="extxyz")
+    process = subprocess.Popen([sys.executable, "-m", "mlff.label", str(frames), "-c", f"{here}:Slow", "-o",
+                                str(tmp_path / "out.extxyz"), "--processes", "2"])
+    log, deadline = tmp_path / "log", time.monotonic() + 60
+    while not log.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    workers = set(log.read_text().split())
+    assert workers and str(process.pid) not in workers
+    deadline = time.monotonic() + 20
+    while (left := [pid for pid in workers if runs(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left
+
+
+def runs(pid: str) -> bool:
+    """Whether a process is there, and not only its exit status, which nobody may have asked for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_a_killed_run_goes_on_where_it_was(run, frames, here, tmp_path, monkeypatch):

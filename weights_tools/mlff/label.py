@@ -15,8 +15,9 @@ import threading
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from pathlib import Path
-from typing import Iterable, Iterator
+from typing import Callable, Iterable, Iterator
 
 from . import label_calculators
 from .commands.options import positive_integer
@@ -172,20 +173,41 @@ def run_all(labeller: Labeller, frames: Iterable[tuple], processes: int) -> Iter
     labeller.calculator = None
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # which the workers inherit
     context = multiprocessing.get_context("spawn")  # a fork would copy the threads' locks
-    pool = ProcessPoolExecutor(processes, context, _start_worker, (labeller,))
-    waiting: deque = deque()
+
+    def make_pool(n: int) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(n, context, _start_worker, (labeller,))
+
+    frames, pool = iter(frames), make_pool(processes)
+    waiting: deque = deque()  # [frame, future]
     try:
-        for frame in frames:
-            waiting.append(pool.submit(_work, frame))
-            if len(waiting) >= 4 * processes:  # what waits is in memory
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    except BrokenProcessPool:
-        raise MlffError("a process ended by itself (out of memory, or a crash of the calculator); what was labelled is "
-                        "kept, --resume goes on, --processes 1 shows more") from None
+        while True:
+            try:
+                for frame in islice(frames, 4 * processes - len(waiting)):  # what waits is in memory
+                    waiting.append([frame, None])
+                    waiting[-1][1] = pool.submit(_work, frame)
+                if not waiting:
+                    return
+                result = waiting[0][1].result()
+            except BrokenProcessPool:
+                pool.shutdown()
+                yield from _one_by_one([frame for frame, _ in waiting], make_pool)
+                waiting.clear()
+                pool = make_pool(processes)
+                continue
+            waiting.popleft()
+            yield result
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _one_by_one(frames: list[tuple], make_pool: Callable) -> Iterator[tuple]:
+    """A worker has ended, nobody knows on which of these frames: each gets a worker of its own."""
+    for frame in frames:
+        with make_pool(1) as pool:
+            try:
+                yield pool.submit(_work, frame).result()
+            except BrokenProcessPool:
+                yield frame[0], None, "the process that computed it ended (out of memory, or a crash of the calculator)"
 
 
 # ----------------------------------------------------------------------------------------------------------- command
