@@ -22,7 +22,7 @@ The exit status is 0 when something passed and nothing failed.
   -h, --help          this text
 
 Tests on other people's checkpoints read the folder MLFF_TEST_DATA (default: ../shared/data beside the checkout) and
-are skipped without it. Those that train need PyTorch: .venv/bin/pip install torch.
+are skipped without it. Those that train need PyTorch, one needs tblite: .venv/bin/pip install torch tblite
 EOF
 }
 

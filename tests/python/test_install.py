@@ -72,5 +72,5 @@ def test_the_commands_are_installed():
     if not (folder / "mlff").exists():
         pytest.skip(f"mlff is not installed into {folder.parent}; tests/run.sh does that")
     assert pathlib.Path(run(folder / "mlff", "plugin").strip()).name == "mlffplugin.so"
-    for command in ("mlff", "mlff-convert", "mlff-train"):
+    for command in ("mlff", "mlff-convert", "mlff-label", "mlff-train"):
         assert "usage" in run(folder / command, "--help").lower()

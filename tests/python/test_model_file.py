@@ -10,6 +10,7 @@ import pytest
 
 import mlff
 from mlff import ModelFile, ModelFileError
+from mlff.elements import ATOMIC_NUMBERS, CHEMICAL_SYMBOLS
 
 
 def small_model(**changes):
@@ -166,3 +167,8 @@ def test_library_reads_what_python_writes(library):
     assert (loaded.features, loaded.interactions, loaded.cutoff) == (4, 2, 5.0)
     assert loaded.n_parameters == model.n_parameters()
     assert loaded.metadata("info.note") == 'two\n"lines" ü'
+
+
+def test_the_table_of_elements_is_ases():
+    data = pytest.importorskip("ase.data", reason="ASE is not installed (pip install 'mlff[ase]')")
+    assert list(CHEMICAL_SYMBOLS) == data.chemical_symbols and ATOMIC_NUMBERS == data.atomic_numbers

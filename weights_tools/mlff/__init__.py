@@ -6,6 +6,8 @@
     evaluator = mlff.Evaluator(model, precision="double")
     result = evaluator.evaluate([mlff.Structure(positions, species, cell, periodic)])
 
+    atoms.calc = mlff.Calculator("model.safetensors")  # for ASE
+
 All energies in eV, lengths in angstrom. The physics lives in libmlff.so; nothing of it is repeated here.
 """
 
@@ -13,6 +15,7 @@ from .errors import ConversionError, LibraryError, MlffError, ModelFileError, Us
 
 __version__ = "0.1.0"
 __all__ = [
+    "Calculator",
     "ConversionError",
     "Evaluator",
     "LibraryError",
@@ -28,6 +31,7 @@ __all__ = [
 ]
 
 _LAZY = {
+    "Calculator": "calculator",
     "Evaluator": "_library",
     "Model": "_library",
     "Result": "_library",
@@ -39,7 +43,7 @@ _LAZY = {
 
 
 def __getattr__(name: str):
-    # loaded on first use: `mlff plugin` must not wait for numpy
+    # loaded on first use: `mlff plugin` must not wait for numpy, and all but Calculator works without ASE
     if name in _LAZY:
         from importlib import import_module
 

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The exceptions that carry a sentence for the user: what failed, what was found, what was expected."""
 
+from importlib import import_module
+from importlib.util import find_spec
+
 
 class MlffError(Exception):
     """Any failure that is the input's and not the program's; the text is one sentence."""
@@ -24,6 +27,21 @@ class LibraryError(MlffError):
     def __init__(self, message: str, status: str = ""):
         super().__init__(message)
         self.status = status
+
+
+class MissingDependencyError(MlffError, ImportError):
+    """A package that one of the optional extras brings is not installed."""
+
+
+def require(module: str, what: str, extra: str) -> None:
+    """Raises MissingDependencyError where `module` cannot be imported; `what` needs it, `mlff[extra]` brings it."""
+    try:
+        import_module(module)
+    except ImportError as error:
+        found = "is not installed" if find_spec(module.partition(".")[0]) is None else f"cannot be imported ({error})"
+        raise MissingDependencyError(
+            f"{what} needs the package {module}, which {found}; pip install 'mlff[{extra}]' brings it"
+        ) from None
 
 
 class ConversionError(MlffError):

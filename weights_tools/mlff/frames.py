@@ -7,11 +7,14 @@ import os
 from dataclasses import dataclass, field
 from typing import Iterable, Iterator, TextIO
 
-import ase.io
 import numpy as np
 
 from ._library import Evaluator, Model, Result, Structure
-from .errors import LibraryError, MlffError
+from .errors import LibraryError, MlffError, require
+
+require("ase", "reading and writing structures", "ase")
+import ase  # noqa: E402
+import ase.io  # noqa: E402
 
 EV_PER_CUBIC_ANGSTROM_IN_GPA = 160.2176634
 
@@ -34,6 +37,12 @@ class Frame:
 
 def read(path: str, model: Model) -> Iterator[Frame]:
     """The frames of a file that ASE can read, .xz, .gz and .bz2 too."""
+    for number, atoms in enumerate(read_atoms(path)):
+        yield _frame(number, atoms, model, path)
+
+
+def read_atoms(path: str) -> Iterator[ase.Atoms]:
+    """ASE's atoms of the frames of a file, .xz, .gz and .bz2 too; MlffError says where it cannot be read."""
     if not os.path.exists(path):
         raise MlffError(f"{path}: no such file")
     bare = path
@@ -43,9 +52,7 @@ def read(path: str, model: Model) -> Iterator[Frame]:
     number = -1
     try:
         for number, atoms in enumerate(ase.io.iread(path, index=":", format=file_format)):
-            yield _frame(number, atoms, model, path)
-    except MlffError:
-        raise
+            yield atoms
     except Exception as error:  # ASE's readers raise whatever their parsing trips over
         where = f"after frame {number}" if number >= 0 else "in the first frame"
         raise MlffError(f"{path}: cannot be read {where}: {type(error).__name__}: {error}") from None
@@ -56,15 +63,10 @@ def read(path: str, model: Model) -> Iterator[Frame]:
 def _frame(number: int, atoms, model: Model, path: str) -> Frame:
     symbols = atoms.get_chemical_symbols()
     try:
-        species = model.species(symbols)
+        structure = structure_of(atoms, model)
     except MlffError as error:
         raise MlffError(f"{path}: frame {number}: {error}") from None
-    cell = np.array(atoms.cell)
-    has_cell = bool(np.any(atoms.pbc))
-    if has_cell and any(np.linalg.norm(cell[k]) == 0 for k in range(3) if atoms.pbc[k]):
-        raise MlffError(f"{path}: frame {number}: periodic along a lattice vector of length 0")
-    structure = Structure(atoms.positions, species, cell if has_cell else None, tuple(bool(p) for p in atoms.pbc))
-    volume = abs(float(np.linalg.det(cell))) if np.all(atoms.pbc) else None
+    volume = abs(float(np.linalg.det(atoms.cell.array))) if np.all(atoms.pbc) else None
     results = getattr(atoms.calc, "results", {}) if atoms.calc is not None else {}
     energy = results.get("energy", results.get("free_energy"))
     return Frame(
@@ -73,12 +75,22 @@ def _frame(number: int, atoms, model: Model, path: str) -> Frame:
         structure,
         None if energy is None else float(energy),
         results.get("forces"),
-        _reference_virial(atoms, results, volume, f"{path}: frame {number}"),
+        reference_virial(atoms, results, volume, f"{path}: frame {number}"),
         volume,
     )
 
 
-def _reference_virial(atoms, results: dict, volume: float | None, where: str) -> np.ndarray | None:
+def structure_of(atoms, model: Model) -> Structure:
+    """ASE's atoms as the library takes them; MlffError names an unknown element or a cell that cannot be periodic."""
+    species = model.species(atoms.get_chemical_symbols())
+    cell = np.array(atoms.cell)
+    has_cell = bool(np.any(atoms.pbc))
+    if has_cell and any(np.linalg.norm(cell[k]) == 0 for k in range(3) if atoms.pbc[k]):
+        raise MlffError("periodic along a lattice vector of length 0")
+    return Structure(atoms.positions, species, cell if has_cell else None, tuple(bool(p) for p in atoms.pbc))
+
+
+def reference_virial(atoms, results: dict, volume: float | None, where: str) -> np.ndarray | None:
     """From `virial` (eV, -dE/dstrain) or else `stress` (ASE's sign: dE/dstrain by volume)."""
     if "virial" in atoms.info:
         return _tensor(atoms.info["virial"], f"{where}: virial")

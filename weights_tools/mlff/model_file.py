@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 import safetensors
 import safetensors.numpy
-from ase.data import chemical_symbols
 
+from .elements import CHEMICAL_SYMBOLS
 from .errors import ModelFileError
 
 FORMAT_VERSION = "1"
@@ -111,7 +111,7 @@ class ModelFile:
         if not self.elements:
             raise ModelFileError(f"{name}: no elements, expected at least one")
         for symbol in self.elements:
-            if symbol not in chemical_symbols[1:]:
+            if symbol not in CHEMICAL_SYMBOLS[1:]:
                 raise ModelFileError(f"{name}: '{symbol}' among the elements is not the symbol of a chemical element")
         if len(set(self.elements)) != len(self.elements):
             raise ModelFileError(f"{name}: an element appears twice in '{' '.join(self.elements)}'")

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
 from pathlib import Path
 
-from . import __version__
-from .errors import MlffError
+from .errors import MlffError, require
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -26,6 +24,11 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     g.add_argument("--validation", type=float, default=0.1, metavar="FRACTION",
                    help="part of the training frames that only chooses the weights; 0: none, the last ones are taken")
     g.add_argument("--test", default=None, metavar="FILE", help="test frames in a file of their own")
+    g.add_argument("--test-fraction", type=float, default=0.0, metavar="FRACTION",
+                   help="part of the frames, drawn by --seed, that is only for the test")
+    g.add_argument("--test-last", type=int, default=0, metavar="N",
+                   help="the last N frames are for the test: of a trajectory, where neighbouring frames are alike, a "
+                   "block tells more than a random part")
     g.add_argument("--split-key", default=None, metavar="KEY",
                    help="key of the frames' info that tells test frames (and validation frames, if it says so)")
     g.add_argument("--test-name", default="test", help="value of the key on test frames")
@@ -38,9 +41,15 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     g.add_argument("--cutoff", type=float, default=5.0, help="angstrom")
     g.add_argument("--radial", choices=("gaussian", "bessel"), default="gaussian")
     g.add_argument("--radial-functions", type=int, default=20)
+    g.add_argument("--epsilon", type=float, default=1e-8,
+                   help="in the norm of the vectors, sqrt(|V|^2 + epsilon), whose kink at V = 0 it rounds")
     g.add_argument("--readout-features", type=int, default=None, help="half of --features if not given")
-    g.add_argument("--start", type=Path, default=None, metavar="MODEL",
-                   help="begin with the weights of this model file; its sizes replace those above")
+    g.add_argument("--start", "--fine-tune", type=Path, default=None, metavar="MODEL",
+                   help="begin with the weights of this model file; its sizes replace those above. A smaller "
+                   "--learning-rate, such as 1e-4, keeps more of what it knows")
+    g.add_argument("--refit-energies", action="store_true",
+                   help="with --start: fit the element energies to the frames, whose energies come from another method "
+                   "than the model's")
 
     g = parser.add_argument_group("training")
     g.add_argument("--epochs", type=int, default=1000)
@@ -71,41 +80,55 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     g.add_argument("--threads", type=int, default=None, help="of the CPU")
     g.add_argument("--state", type=Path, default=None, metavar="FILE",
                    help="where to keep the state; OUTPUT.state if not given")
-    g.add_argument("--resume", action="store_true", help="go on from the state file, with the same options")
+    g.add_argument("--resume", action="store_true", help="go on from the state file, with the same frames and options")
     g.add_argument("--stop-after", type=int, default=None, metavar="EPOCH", help="interrupt there; --resume goes on")
     g.add_argument("--max-minutes", type=float, default=math.inf, help="interrupt after this time")
     g.add_argument("--quiet", action="store_true", help="no progress bar")
+    g.add_argument("--no-picture", action="store_true",
+                   help="no OUTPUT.png (learning curves, predicted against reference) beside the model")
 
     g = parser.add_argument_group("metadata")
     g.add_argument("--provenance", default=None,
                    help="where the weights come from; made from the data set if not given")
     g.add_argument("--licence", default="unspecified", help="of the weights")
+    g.add_argument("--data-licence", default="unspecified", help="of the frames")
     args = parser.parse_args(arguments)
     for name, ok, expected in (
             ("epochs", args.epochs > 0, "1 or more"), ("batch_size", args.batch_size > 0, "1 or more"),
             ("evaluate_every", args.evaluate_every > 0, "1 or more"),
             ("cutoff", args.cutoff > 0, "more than 0 angstrom"),
+            ("epsilon", 0 < args.epsilon <= 1, "0 < epsilon <= 1"),
             ("learning_rate", args.learning_rate > 0, "more than 0"), ("ema", 0 <= args.ema < 1, "0 <= decay < 1"),
-            ("validation", 0 <= args.validation < 1, "0 <= fraction < 1")):
+            ("validation", 0 <= args.validation < 1, "0 <= fraction < 1"),
+            ("test_fraction", 0 <= args.test_fraction < 1, "0 <= fraction < 1"),
+            ("test_last", args.test_last >= 0, "0 or more")):
         if not ok:
             parser.error(f"--{name.replace('_', '-')} is {getattr(args, name)}, expected {expected}")
+    if args.refit_energies and not args.start:
+        parser.error("--refit-energies is of a model that --start names, and there is none")
     return args
 
 
 def read_splits(args, cutoff: float, progress) -> tuple[list, list, list]:
     """Training, validation and test frames."""
-    from .train_data import read_frames, split_by_key, split_by_seed
+    from .train_data import read_frames, require_labels, split_by_key, split_by_seed
 
     train, validation, test = read_frames(args.frames, cutoff, progress), [], []
     if args.split_key:
         train, test = split_by_key(train, args.split_key, args.test_name)
         train, validation = split_by_key(train, args.split_key, args.validation_name)
+    if args.test_last:
+        train, last = train[:-args.test_last], train[-args.test_last:]
+        test = test + last
+    train, drawn = split_by_seed(train, args.test_fraction, args.seed)
+    test = test + drawn
     if args.test:
         test = test + read_frames(args.test, cutoff, progress)
     if not validation:
         train, validation = split_by_seed(train, args.validation, args.seed)
     if not train:
         raise MlffError(f"{args.frames}: no frame is left for training, expected at least one")
+    require_labels(train, args.frames)
     known = {symbol for f in train for symbol in f.symbols}
     unknown = {symbol for f in validation + test for symbol in f.symbols} - known
     if unknown:
@@ -122,14 +145,17 @@ def make_model(args, frames: list):
 
     elements = sorted({symbol for f in frames for symbol in f.symbols})
     if args.start:
-        model = train_model.from_model_file(ModelFile.read(args.start))
+        try:
+            model = train_model.from_model_file(ModelFile.read(args.start))
+        except MlffError as error:
+            raise MlffError(f"{args.start}: {error}") from None
         unknown = [e for e in elements if e not in model.elements]
         if unknown:
             raise MlffError(f"{args.start}: knows {' '.join(model.elements)}, but the frames have {' '.join(unknown)}")
         return model
     torch.manual_seed(args.seed)
     h = train_model.Hyperparameters(args.features, args.interactions, args.radial, args.radial_functions, args.cutoff,
-                                    readout_features=args.readout_features or max(1, args.features // 2))
+                                    args.epsilon, readout_features=args.readout_features or max(1, args.features // 2))
     return train_model.PaiNN(h, elements, train_data.force_rms(frames),
                              train_data.fit_element_energies(frames, elements))
 
@@ -150,50 +176,79 @@ def load_state(trainer, path: Path) -> None:
 
     if not path.is_file():
         raise MlffError(f"{path}: no such file, expected the state of an earlier run")
-    state = torch.load(path, map_location=trainer.data.device, weights_only=True)
+    try:
+        state = torch.load(path, map_location=trainer.data.device, weights_only=True)
+        given = {**state["options"], **state["identity"]}
+    except Exception as error:  # torch raises whatever it trips over
+        raise MlffError(f"{path}: is not a state of mlff-train: {type(error).__name__}") from None
+    for name, value in trainer.identity.items():
+        if given.get(name) != value:
+            raise MlffError(f"{path}: begun with other {name} ({given.get(name)}), expected the same, found {value}")
     for name, value in dataclasses.asdict(trainer.o).items():
-        if name not in ("graph", "compile") and state["options"].get(name) != value:
-            raise MlffError(f"{path}: begun with {name} = {state['options'].get(name)}, expected the same, found "
-                            f"{value}")
+        if name not in ("graph", "compile") and given.get(name) != value:
+            raise MlffError(f"{path}: begun with {name} = {given.get(name)}, expected the same, found {value}")
     trainer.load(state)
 
 
 class Progress:
-    """A bar over the epochs on stderr; says the validation errors as they come."""
+    """A bar over the epochs on stderr with the validation's errors; a line for each evaluation where it is no terminal.
+    """
 
     def __init__(self, args, done: int):
         from tqdm import tqdm
 
-        self.bar = tqdm(total=args.epochs, initial=done, unit="epoch", disable=args.quiet, file=sys.stderr)
+        self.quiet = args.quiet
+        self.bar = tqdm(total=args.epochs, initial=done, unit="epoch", desc="train", file=sys.stderr,
+                        disable=True if args.quiet else None)
 
     def __call__(self, epoch: int, loss: float, validation) -> None:
+        text = f"loss {loss:.4g}"
         if validation:
-            self.bar.set_postfix_str(f"loss {loss:.4f}, validation {validation['loss']:.4f}, "
-                                     f"force MAE {validation.get('force_mae', math.nan):.1f} meV/A")
+            text += f", validation {validation['loss']:.4g}"
+            for key, unit in (("energy_mae", "meV/atom"), ("force_mae", "meV/A")):
+                if key in validation:
+                    text += f", {validation[key]:.3g} {unit}"
+            self.bar.set_postfix_str(text)
+            if self.bar.disable and not self.quiet:
+                print(f"epoch {epoch}: {text}", flush=True)
         self.bar.update(1)
+
+
+def set_up_torch(args):
+    """The device to train on; --threads and --tf32."""
+    import torch
+
+    try:
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto"
+                              else args.device)
+    except RuntimeError:
+        raise MlffError(f"--device {args.device}: unknown to PyTorch, expected auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise MlffError(f"--device {args.device}: PyTorch finds no CUDA device; expected one, or --device cpu")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.backends.cuda.matmul.allow_tf32 = args.tf32
+    return device
 
 
 def train(args) -> int:
     import torch
     from tqdm import tqdm
 
-    from . import train_fit
-    from .train_data import GraphSet
+    from . import train_fit, train_pictures, train_result
+    from .model_file import ModelFile
+    from .train_data import GraphSet, fingerprint
 
-    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise MlffError(f"--device {args.device}: PyTorch finds no CUDA device; expected one, or --device cpu")
+    device = set_up_torch(args)
     if not args.output.parent.is_dir():
         raise MlffError(f"{args.output}: the folder is missing")
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    torch.backends.cuda.matmul.allow_tf32 = args.tf32
+    if not args.no_picture:
+        train_pictures.check_available()
     if args.start:
-        from .model_file import ModelFile
         args.cutoff = ModelFile.read(args.start).cutoff
 
     def bar(images):
-        return tqdm(images, unit="frame", desc="neighbours", disable=args.quiet, file=sys.stderr)
+        return tqdm(images, unit="frame", desc="neighbours", disable=True if args.quiet else None, file=sys.stderr)
 
     training, validation, test = read_splits(args, args.cutoff, bar)
     model = make_model(args, training)
@@ -204,7 +259,12 @@ def train(args) -> int:
         return GraphSet(frames, model.elements, model.element_energies, args.cutoff, device, dtype) if frames else None
 
     sets = {"training": graphs(training), "validation": graphs(validation)}
+    if args.refit_energies:
+        model.element_energies = train_fit.refit_element_energies(model, sets["training"], training)
+        sets = {"training": graphs(training), "validation": graphs(validation)}
     trainer = train_fit.Trainer(model, sets["training"], train_options(args))
+    trainer.identity = {"frames": fingerprint(training + validation), "model": f"{model.h} {model.elements}",
+                        "start": train_result.start_of(args), "dtype": args.dtype}
     state_path = args.state or args.output.with_name(args.output.name + ".state")
     if args.resume:
         load_state(trainer, state_path)
@@ -212,6 +272,8 @@ def train(args) -> int:
     print(f"{len(training)} training, {len(validation)} validation, {len(test)} test frames; elements "
           f"{' '.join(model.elements)}; {n_parameters} parameters; {device}", flush=True)
     progress = Progress(args, trainer.epochs_done)
+    if args.start and not trainer.epochs_done:
+        train_fit.evaluate(trainer, sets["validation"])  # what is fine-tuned may be the best already
     done = train_fit.fit(trainer, sets["validation"], str(state_path), args.stop_after, 60.0 * args.max_minutes,
                          progress)
     progress.bar.close()
@@ -221,50 +283,21 @@ def train(args) -> int:
     if trainer.best["state"] is None:  # interrupted before the first evaluation
         trainer.consider(-trainer.epochs_done)
     sets["test"] = graphs(test)
-    write_result(args, trainer, sets, training)
+    train_result.write(args, trainer, sets, {"training": training, "validation": validation, "test": test})
     return 0
-
-
-def write_result(args, trainer, sets: dict, training: list) -> None:
-    """The best weights as a model file with their errors on all sets, checked against the C library."""
-    import torch
-
-    from . import train_fit
-    from .train_check import check_written_file
-    from .train_data import shortest_distances
-    from .train_model import to_model_file
-
-    model, best = trainer.averaged, trainer.best
-    model.load_state_dict(best["state"])
-    told = {k: v for k, v in vars(trainer.o).items() if k not in ("epochs", "seed", "graph", "compile")}
-    options = " ".join(f"{k}={v}" for k, v in told.items())
-    info = {"software": f"mlff-train {__version__}, PyTorch {torch.__version__}",
-            "frames": ", ".join(f"{data.n_frames if data else 0} {name}" for name, data in sets.items()),
-            "training": f"epoch {best['epoch']} of {args.epochs}, seed {args.seed}, options {options}",
-            "shortest_distances": shortest_distances(training, model.elements) or "none"}
-    for name, data in sets.items():
-        if data:
-            info[f"errors_{name}"] = train_fit.describe(train_fit.errors(model, data, trainer.o))
-            print(f"{name:10s} {info[f'errors_{name}']}")
-    provenance = args.provenance or f"mlff-train on {os.path.basename(args.frames)}"
-    to_model_file(model, best["state"], provenance, args.licence, info).write(args.output)
-    print(f"{args.output}: written; {check_written_file(args.output, training)}")
 
 
 def main(arguments: list[str] | None = None) -> int:
     args = parse_arguments(arguments)
     try:
-        import torch  # noqa: F401
-    except ImportError:
-        print("mlff-train: PyTorch is not installed; pip install 'mlff[train]' brings it", file=sys.stderr)
-        return 1
-    try:
+        require("torch", "mlff-train", "train")
+        require("ase", "mlff-train", "train")
         return train(args)
     except (MlffError, OSError, ValueError, FloatingPointError) as error:
         print(f"mlff-train: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("mlff-train: interrupted; --resume goes on from the last evaluation", file=sys.stderr)
+        print("mlff-train: interrupted; --resume goes on from the state file", file=sys.stderr)
         return 130
 
 

@@ -7,10 +7,13 @@ eV and angstrom; the stress has ASE's sign, stress = dE/dstrain / volume.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 
 import numpy as np
 import torch
+
+from .errors import MlffError
 
 
 @dataclasses.dataclass
@@ -27,36 +30,77 @@ class Frame:
     cell: np.ndarray  # [3, 3] rows are lattice vectors
     periodic: np.ndarray  # [3]
     info: dict
+    number: int = -1  # in its file, from 0
+    source: str = ""  # path of that file
 
 
 def read_frames(path: str, cutoff: float, progress=iter) -> list[Frame]:
     """All frames of a file that ASE reads (also .xz, .gz), with their neighbours."""
-    from ase.io import read
+    from .frames import read_atoms
 
-    plain = path
-    for ending in (".xz", ".gz", ".bz2"):
-        plain = plain.removesuffix(ending)
-    images = read(path, index=":", format="extxyz" if plain.endswith((".extxyz", ".xyz")) else None)
-    return [frame_from_atoms(atoms, cutoff) for atoms in progress(images)]
+    frames = []
+    for number, atoms in enumerate(progress(list(read_atoms(path)))):
+        try:
+            frame = frame_from_atoms(atoms, cutoff)
+        except MlffError as error:
+            raise MlffError(f"{path}: frame {number}: {error}") from None
+        frame.number, frame.source = number, path
+        frames.append(frame)
+    return frames
 
 
 def frame_from_atoms(atoms, cutoff: float) -> Frame:
+    """A Frame of ASE's atoms; its labels are their calculator's results, or in info `virial` (eV, -dE/dstrain)."""
     from ase.neighborlist import neighbor_list
+
+    from .frames import reference_virial
 
     i, j, r = neighbor_list("ijD", atoms, cutoff, self_interaction=False)
     known = atoms.calc.results if atoms.calc is not None else {}
     n = len(atoms)
-    stress = known.get("stress")
-    if stress is None:
-        stress = np.full((3, 3), np.nan)
-    elif np.shape(stress) == (6,):
-        xx, yy, zz, yz, xz, xy = stress
-        stress = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
-    volume = abs(np.linalg.det(atoms.cell.array)) if atoms.pbc.all() else 0.0
-    return Frame(atoms.get_chemical_symbols(), r, i, j, volume, float(known.get("energy", np.nan)),
-                 np.asarray(known.get("forces", np.full((n, 3), np.nan)), dtype=np.float64),
-                 np.asarray(stress, dtype=np.float64).reshape(3, 3), atoms.positions.copy(), atoms.cell.array.copy(),
-                 atoms.pbc.copy(), dict(atoms.info))
+    together = np.flatnonzero(~r.any(axis=1))  # the direction from one to the other is 0/0
+    if len(together):
+        raise MlffError(f"atoms {i[together[0]]} and {j[together[0]]} are at the same place")
+    volume = abs(float(np.linalg.det(atoms.cell.array))) if atoms.pbc.all() else 0.0
+    virial = reference_virial(atoms, known, volume, "labels")
+    stress = np.full((3, 3), np.nan) if virial is None or not volume else -virial / volume
+    energy = float(known.get("energy", known.get("free_energy", np.nan)))
+    return Frame(atoms.get_chemical_symbols(), r, i, j, volume, energy,
+                 np.asarray(known.get("forces", np.full((n, 3), np.nan)), dtype=np.float64), stress,
+                 atoms.positions.copy(), atoms.cell.array.copy(), atoms.pbc.copy(), dict(atoms.info))
+
+
+def require_labels(frames: list[Frame], where: str) -> None:
+    """MlffError where a label is no finite number, or no frame has an energy or forces to learn from."""
+    # nan stands for a label that is not there: an infinite one is what is wrong
+    for f in frames:
+        for name, values in (("energy", f.energy), ("forces", f.forces), ("stress", f.stress)):
+            if np.isinf(values).any():
+                raise MlffError(f"{where}: frame {f.number}: {name} is not finite")
+    if not any(np.isfinite(f.energy) or np.isfinite(f.forces).any() for f in frames):
+        raise MlffError(f"{where}: none of {len(frames)} training frames has an energy or forces, expected labels that "
+                        "ASE reads (energy=... and forces in extended XYZ)")
+
+
+def fingerprint(frames: list[Frame]) -> str:
+    """A hash of structures and labels, which tells whether two lists of frames are the same."""
+    digest = hashlib.sha256()
+    for f in frames:
+        digest.update(" ".join(f.symbols).encode())
+        for values in (f.positions, f.cell, f.periodic, f.energy, f.forces, f.stress):
+            digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def ranges(numbers: list[int]) -> str:
+    """'0 3-5 9' of ascending whole numbers."""
+    out: list[list[int]] = []
+    for n in numbers:
+        if out and n == out[-1][1] + 1:
+            out[-1][1] = n
+        else:
+            out.append([n, n])
+    return " ".join(str(a) if a == b else f"{a}-{b}" for a, b in out)
 
 
 def split_by_key(frames: list[Frame], key: str, name: str) -> tuple[list[Frame], list[Frame]]:

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch.nn.functional import huber_loss
 
-from .train_data import GraphSet
+from .errors import MlffError
+from .train_data import GraphSet, count_elements
 from .train_model import energy_forces_virial
 
 
@@ -90,8 +91,43 @@ def errors(model, data: GraphSet, o: Options, chunk: int = 16) -> dict[str, floa
 
 def describe(e: dict[str, float]) -> str:
     units = {"force": "meV/A", "energy": "meV/atom", "stress": "meV/A^3"}
-    known = [f"{k} MAE {e[k + '_mae']:.1f} RMSE {e[k + '_rmse']:.1f} {u}" for k, u in units.items() if k + "_mae" in e]
+    known = [f"{k} MAE {e[k + '_mae']:.4g} RMSE {e[k + '_rmse']:.4g} {u}" for k, u in units.items() if k + "_mae" in e]
     return ", ".join(known)
+
+
+def predictions(model, data: GraphSet, chunk: int = 16) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """(reference, predicted) of the labels that are known: `energy` [frames] eV/atom without the element energies,
+    `force` [components] eV/angstrom."""
+    parts: dict[str, list] = {"energy": [], "force": []}
+    for first in range(0, data.n_frames, chunk):
+        chosen = torch.arange(first, min(first + chunk, data.n_frames), device=data.device)
+        batch = data.batch(chosen)
+        energy, forces, _ = energy_forces_virial(model, batch, len(chosen), training=False)
+        n = batch["n_atoms"]
+        parts["energy"].append(torch.stack([batch["energy"] / n, energy / n]))
+        parts["force"].append(torch.stack([batch["forces"].reshape(-1), forces.reshape(-1)]))
+    out = {}
+    for name, pairs in parts.items():
+        pair = torch.cat(pairs, dim=1).double().cpu().numpy()
+        pair = pair[:, np.isfinite(pair[0])]
+        out[name] = (pair[0], pair[1])
+    return out
+
+
+def refit_element_energies(model, data: GraphSet, frames: list) -> np.ndarray:
+    """Energies [elements] eV by least squares of what the frames' energies are beyond those of the network. The
+    shortest change from the model's own is taken, so that an element that the frames lack keeps its energy."""
+    parts = []
+    for first in range(0, data.n_frames, 16):
+        chosen = torch.arange(first, min(first + 16, data.n_frames), device=data.device)
+        batch = data.batch(chosen)
+        parts.append((batch["energy"] - energy_forces_virial(model, batch, len(chosen), training=False)[0]).double())
+    beyond = torch.cat(parts).cpu().numpy()  # data.energy has the element energies of the model taken off
+    known = np.isfinite(beyond)
+    if not known.any():
+        raise MlffError("--refit-energies: no training frame has an energy, expected at least one")
+    counts = count_elements(frames, model.elements)
+    return model.element_energies + np.linalg.lstsq(counts[known], beyond[known], rcond=1e-8)[0]
 
 
 # ------------------------------------------------------------------------------------------------- step
@@ -142,6 +178,9 @@ class Trainer:
         self.epochs_done, self.steps_done = 0, 0
         self.best = {"loss": math.inf, "epoch": 0, "state": None}
         self.evaluations_since_best = 0
+        self.history: dict[str, list] = {"loss": [], "evaluations": []}  # loss an epoch; {"epoch": n, "loss": x, ...}
+        self.seconds = 0.0  # of training, in all parts of an interrupted run
+        self.identity: dict[str, str] = {}  # what a state file must have been begun with, besides the options
 
     def rate(self) -> float:
         """Linear warm-up, then half a cosine down to zero."""
@@ -232,17 +271,36 @@ class Trainer:
         return {"model": self.model.state_dict(), "averaged": self.averaged.state_dict(),
                 "optimizer": self.optimizer.state_dict(), "epochs_done": self.epochs_done,
                 "steps_done": self.steps_done, "best": self.best,
-                "evaluations_since_best": self.evaluations_since_best, "options": dataclasses.asdict(self.o)}
+                "evaluations_since_best": self.evaluations_since_best, "options": dataclasses.asdict(self.o),
+                "history": self.history, "seconds": self.seconds, "identity": self.identity}
 
     def load(self, state: dict) -> None:
         self.model.load_state_dict(state["model"])
         self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
-        for name in ("epochs_done", "steps_done", "best", "evaluations_since_best"):
+        for name in ("epochs_done", "steps_done", "best", "evaluations_since_best", "history", "seconds"):
             setattr(self, name, state[name])
 
 
 # ------------------------------------------------------------------------------------------------- loop
+
+STATE_SECONDS = 120.0  # the state is written after so long at the latest, and at each evaluation
+
+
+def evaluate(trainer: Trainer, validation: GraphSet | None) -> dict[str, float] | None:
+    """Asks validation, keeps the answer in the history and the averaged weights if they are the best so far."""
+    found = errors(trainer.averaged, validation, trainer.o) if validation else None
+    trainer.consider(found["loss"] if found else -trainer.epochs_done)
+    if found:
+        trainer.history["evaluations"].append({"epoch": trainer.epochs_done, **found})
+    return found
+
+
+def save(trainer: Trainer, path: str) -> None:
+    """Writes the state under another name first: an interruption leaves the old one or the new one."""
+    torch.save(trainer.state(), path + ".partial")
+    os.replace(path + ".partial", path)
+
 
 def fit(trainer: Trainer, validation: GraphSet | None, state_path: str | None = None, stop_after: int | None = None,
         max_seconds: float = math.inf, report=lambda epoch, loss, validation_errors: None) -> bool:
@@ -250,26 +308,27 @@ def fit(trainer: Trainer, validation: GraphSet | None, state_path: str | None = 
 
     Interrupted by `stop_after`, an epoch, or `max_seconds`. With a validation set the best weights are those with its
     smallest loss, else the last ones. `report` is called after each epoch; the state file is written at every
-    evaluation and at the end, so that a run in parts asks validation as often as a run in one.
+    evaluation, every two minutes and at the end. What a run does depends on its state alone, so that one in parts is
+    the one in one.
     """
     o, start = trainer.o, time.monotonic()
-    while trainer.epochs_done < o.epochs:
+    saved, ticked = start, start
+    while trainer.epochs_done < o.epochs and not (o.patience and trainer.evaluations_since_best >= o.patience):
         loss = trainer.epoch()
+        trainer.history["loss"].append(loss)
         if not math.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss} in epoch {trainer.epochs_done}, expected a finite number; "
                                      "try a smaller --learning-rate")
         last = trainer.epochs_done == o.epochs
         interrupted = trainer.epochs_done == stop_after or time.monotonic() - start > max_seconds
-        found, asked = None, last or trainer.epochs_done % o.evaluate_every == 0
-        if asked:
-            found = errors(trainer.averaged, validation, o) if validation else None
-            trainer.consider(found["loss"] if found else -trainer.epochs_done)
-        if state_path and (asked or interrupted):
-            torch.save(trainer.state(), state_path + ".partial")
-            os.replace(state_path + ".partial", state_path)
+        asked = last or trainer.epochs_done % o.evaluate_every == 0
+        found = evaluate(trainer, validation) if asked else None
+        now = time.monotonic()
+        trainer.seconds, ticked = trainer.seconds + now - ticked, now
+        if state_path and (asked or interrupted or now - saved > STATE_SECONDS):
+            save(trainer, state_path)
+            saved = now
         report(trainer.epochs_done, loss, found)
-        if o.patience and trainer.evaluations_since_best >= o.patience:
-            return True
         if interrupted and not last:
             return False
     return True

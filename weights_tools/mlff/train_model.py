@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from torch.nn.functional import silu
 
-from .model_file import ModelFile
+from .errors import MlffError
+from .model_file import EV_IN_KCAL_PER_MOL, ModelFile
 
 
 @dataclasses.dataclass
@@ -150,11 +151,15 @@ def to_model_file(model: PaiNN, state: dict, provenance: str, licence: str, info
 
 
 def from_model_file(file: ModelFile) -> PaiNN:
-    """The trainable model of a file, for a start from its weights (eV, no shift, no vector bias)."""
-    if file.energy_unit != "eV" or file.shift != 0.0 or file.vector_bias:
-        raise ValueError("training starts only from models in eV, without shift and without vector bias")
+    """The trainable model of a file, for a start from its weights: in eV, the shift within the element energies.
+
+    Raises MlffError for a model with vector biases, which the network here does not have.
+    """
+    if file.vector_bias:
+        raise MlffError("the vector mixing of this model has a bias, expected a model without")
+    unit = EV_IN_KCAL_PER_MOL if file.energy_unit == "kcal/mol" else 1.0
     h = Hyperparameters(file.features, file.interactions, file.radial, file.radial_functions, file.cutoff,
                         file.epsilon, file.readout_features)
-    model = PaiNN(h, file.elements, file.scale, np.array(file.element_energies))
+    model = PaiNN(h, file.elements, file.scale / unit, (np.array(file.element_energies) + file.shift) / unit)
     model.load_state_dict({name: torch.from_numpy(np.array(t)) for name, t in file.tensors.items()})
     return model

@@ -6,8 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from ase.data import atomic_numbers, chemical_symbols
 
+from ..elements import ATOMIC_NUMBERS, CHEMICAL_SYMBOLS
 from ..errors import ConversionError, UsageError
 from ..model_file import EV_IN_KCAL_PER_MOL
 
@@ -56,7 +56,7 @@ def parse_elements(text: str) -> list[str]:
     if not symbols:
         raise UsageError("--elements is empty, expected symbols such as H,C,O")
     for symbol in symbols:
-        if symbol not in chemical_symbols[1:]:
+        if symbol not in CHEMICAL_SYMBOLS[1:]:
             raise UsageError(f"--elements: '{symbol}' is not the symbol of a chemical element")
     if len(set(symbols)) != len(symbols):
         raise UsageError(f"--elements: an element appears twice in '{text}'")
@@ -65,7 +65,7 @@ def parse_elements(text: str) -> list[str]:
 
 def rows_of_elements(conversion: Conversion, table: np.ndarray, what: str) -> np.ndarray:
     """The rows of a table by atomic number that belong to the elements. table [rows] or [rows][F]."""
-    numbers = [atomic_numbers[symbol] for symbol in conversion.elements]
+    numbers = [ATOMIC_NUMBERS[symbol] for symbol in conversion.elements]
     for symbol, number in zip(conversion.elements, numbers):
         if number >= table.shape[0]:
             raise conversion.fail(
