@@ -85,7 +85,7 @@ fi
 is_example "$example" || die "no example '$example'; there are: $(list_examples)"
 own_runner=$examples/$example/run.py
 if [ -f "$own_runner" ]; then
-    [ -z "$steps$ranks$threads" ] || die "$example runs LAMMPS many times and sets --steps, --ranks and --threads itself"
+    [ -z "$steps$ranks$threads" ] || die "$example runs LAMMPS many times and sets steps, ranks and threads itself"
     model=${model:-$examples/${example#compare-}/${example#compare-}.safetensors}
 else
     [ -z "$data$quick" ] || die "--data and --quick are not for $example; see ./examples/run.sh --help"

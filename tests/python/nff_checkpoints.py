@@ -151,8 +151,9 @@ def nff_energy(root, positions, numbers, cutoff=4.0, key="energy", mean=0.0, dev
         filters = embed + ("block.1" if embed + "block.1.weight" in w else "dense")
         n = w.get(embed + "block.0.n", w.get(embed + "rbf.n", np.arange(1, w[filters + ".weight"].shape[1] + 1)))
         window = 0.5 * (np.cos(np.pi * dist / cutoff) + 1)
-        inv_out = network(message + "inv_dense.layers", s)[j] * linear(filters, np.sin(n * np.pi / cutoff * dist) / dist)
-        split_0, split_1, split_2 = np.split(inv_out * window, 3, axis=1)
+        radial = np.sin(n * np.pi / cutoff * dist) / dist
+        inv_out = network(message + "inv_dense.layers", s)[j] * linear(filters, radial) * window
+        split_0, split_1, split_2 = np.split(inv_out, 3, axis=1)
         new_s, new_v = s.copy(), v.copy()
         np.add.at(new_s, i, split_1)
         np.add.at(new_v, i, split_2[:, :, None] * unit[:, None, :] + split_0[:, :, None] * v[j])

@@ -35,7 +35,7 @@ def strained(example, test_data):
     for mode in range(6):
         for sign in "", "-":
             (frame,) = [f for f in frames if f.info["description"] == f"Si 2x2x2 cell, mode {mode}, strain {sign}0.02"]
-            # the symmetric part of the deformation without rotation: sqrt(F F^T) of F = cell relative to the ground state
+            # without the rotation: sqrt(F F^T) of F, the cell relative to the ground state's
             F = np.linalg.solve(ground.cell.array, frame.cell.array)
             values, vectors = np.linalg.eigh(F @ F.T)
             strain = vectors @ np.diag(np.sqrt(values)) @ vectors.T - np.eye(3)

@@ -50,7 +50,9 @@ def make_parser() -> argparse.ArgumentParser:
         "Convert a PaiNN of nff (Neural Force Field): the whole model, or the state of its training.",
     )
     _add_cutoff(source)
-    source.add_argument("--params", metavar="FILE", help="nff's params.json; for a training state, which lacks the cutoff")
+    source.add_argument(
+        "--params", metavar="FILE", help="nff's params.json; for a training state, which lacks the cutoff"
+    )
     source.add_argument(
         "--energy-key", metavar="KEY", default="energy", help="the output that is the energy; default: energy"
     )

@@ -118,7 +118,9 @@ def _training_state(content: object, conversion: Conversion) -> dict[str, Tensor
     for candidate in candidates:
         if isinstance(candidate, dict) and _EMBEDDING in candidate:
             return {str(key): value for key, value in candidate.items() if isinstance(value, Tensor)}
-    raise conversion.fail(f"holds neither a whole model nor a state dictionary with '{_EMBEDDING}', expected nff's PaiNN")
+    raise conversion.fail(
+        f"holds neither a whole model nor a state dictionary with '{_EMBEDDING}', expected nff's PaiNN"
+    )
 
 
 # What is no tensor
@@ -176,7 +178,8 @@ def _activated_pair(network: Module) -> None:
     else:
         raise network.fail(f"has the layers {', '.join(kinds)}, expected two with an activation between them")
     if found[0] not in _ACTIVATIONS or found[1]:
-        raise network.fail(f"has the activations '{found[0] or 'none'}', '{found[1] or 'none'}', expected swish and none")
+        first, second = (name or "none" for name in found)
+        raise network.fail(f"has the activations '{first}', '{second}', expected swish and none")
 
 
 def _settings_beside(conversion: Conversion) -> _Settings:
@@ -252,7 +255,7 @@ def _refuse_what_adds_to_the_energy(settings: _Settings, state: StateDictionary,
     if any(key.startswith("readout_blocks.1.") for key in state.entries):
         # some output skips; without attributes or params.json nobody knows whether it is the energy
         if settings.skip is None:
-            raise conversion.fail("has a readout for every layer; give nff's params.json with --params, which tells why")
+            raise conversion.fail("has a readout for every layer; give --params params.json, which tells why")
     if settings.excluded_volume:
         raise conversion.fail("adds a repulsive term to the network (excl_vol), which is not supported")
 
@@ -325,7 +328,8 @@ def _readout(state: StateDictionary, tensors: dict, conversion: Conversion) -> N
         )
     _pair(state, start + conversion.energy_key, "readout", tensors, None)
     if tensors["readout.1.weight"].shape[0] != 1:
-        raise conversion.fail(f"'{conversion.energy_key}' has {tensors['readout.1.weight'].shape[0]} values, expected 1")
+        n_values = tensors["readout.1.weight"].shape[0]
+        raise conversion.fail(f"'{conversion.energy_key}' has {n_values} values, expected 1")
     others = [key for key in keys if key != conversion.energy_key]
     for key in state.entries:
         if key.startswith("readout_blocks.") and key not in state.taken:
