@@ -95,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{potential:12} {time.monotonic() - started:.0f} s", flush=True)
     everything = {"potentials": list(POTENTIALS), "results": results, "dft": report.DFT, "quick": arguments.quick,
                   "precision": arguments.precision, "test_frames": len(frames)}
-    (output / "results.json").write_text(json.dumps(everything, indent=1) + "\n")
+    (output / "results.json").write_text(json.dumps(everything) + "\n")
     (output / "table.md").write_text(report.markdown(everything))
     report.draw_crystal(everything, output / "crystal.png")
     report.draw_melt(everything, output / "melt.png")

@@ -14,7 +14,7 @@ def run(*command) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize("arguments, said", [
-    (["unobtainium"], "no example 'unobtainium'; there are: compare-silicon "),
+    (["unobtainium"], "no example 'unobtainium'; there are: "),
     (["silicon", "--steps", "0"], "--steps '0': expected a whole number above 0"),
     (["silicon", "--ranks"], "--ranks '': expected a whole number above 0"),
     (["silicon", "--precision", "half"], "--precision 'half': expected double or single"),
