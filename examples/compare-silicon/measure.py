@@ -25,7 +25,7 @@ from ase.io.lammpsdata import write_lammps_data
 HERE = Path(__file__).resolve().parent
 BAR_IN_GPA = 1e-4
 MASS = 28.0855  # of silicon, in atomic mass units
-# The liquid near its melting point, 2.57 g/cm^3 (V. M. Glazov et al., Liquid Semiconductors, 1969): angstrom
+# The liquid, 2.57 g/cm^3 at some 1750 K (W.-K. Rhim and K. Ohsaka, J. Cryst. Growth 208, 313 (2000)): angstrom
 LIQUID_CONSTANT = (8 * MASS / (2.57 * units._Nav * 1e-24)) ** (1 / 3)
 FIRST_SHELL = 3.10  # angstrom: where Stich, Car and Parrinello count neighbours in the liquid
 
