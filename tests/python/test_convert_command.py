@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from checkpoints import dtu_checkpoint, dtu_state, schnetpack_model
+from nff_checkpoints import nff_model, training_state
 from torch_files import Call, function, save
 
 import mlff
@@ -112,3 +113,21 @@ def test_converters_import_neither_torch_nor_schnetpack(library, tmp_path):
         [sys.executable, "-c", script, "schnetpack", checkpoint, "-o", tmp_path / "m", "--elements", "H,O",
          "--energy-unit", "eV"], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_convert_nff_takes_a_training_state_with_its_parameters(convert, library, tmp_path):
+    checkpoint = save(tmp_path / "best_model.pth.tar", training_state(nff_model()))
+    (tmp_path / "params.json").write_text('{"model_type": "Painn", "activation": "swish", "cutoff": 4.0}')
+    status, out, err = convert("nff", checkpoint, "-o", tmp_path / "m", "--params", tmp_path / "params.json",
+                               "--energy-unit", "kcal/mol")
+    assert status == 0 and "elements H O" in out and "6 features" in out and "cutoff 4 angstrom" in out
+    assert err == "note: elements from the optimizer state: H O\n" or "warning: " in err
+
+
+def test_convert_nff_takes_a_whole_model(convert, library, tmp_path):
+    checkpoint = save(tmp_path / "best_model", nff_model(outputs=("energy_0", "energy_1")))
+    options = ("-o", tmp_path / "m", "--elements", "O,H", "--energy-unit", "kcal/mol")
+    status, _, err = convert("nff", checkpoint, *options)
+    assert status == 1 and "--energy-key" in err and not (tmp_path / "m").exists()
+    status, out, err = convert("nff", checkpoint, *options, "--energy-key", "energy_0")
+    assert status == 0 and "elements O H" in out and "left out: energy_1" in err

@@ -14,11 +14,14 @@ def run(*command) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize("arguments, said", [
-    (["unobtainium"], "no example 'unobtainium'; there are: silicon"),
+    (["unobtainium"], "no example 'unobtainium'; there are: "),
     (["silicon", "--steps", "0"], "--steps '0': expected a whole number above 0"),
     (["silicon", "--ranks"], "--ranks '': expected a whole number above 0"),
     (["silicon", "--precision", "half"], "--precision 'half': expected double or single"),
     (["silicon", "--model", "/nowhere.safetensors"], "--model '/nowhere.safetensors': no such file"),
+    (["silicon", "--quick"], "--data and --quick are not for silicon"),
+    (["compare-silicon", "--data", "/nowhere.extxyz"], "--data '/nowhere.extxyz': no such file"),
+    (["compare-silicon", "--ranks", "2"], "compare-silicon runs LAMMPS many times"),
     (["silicon", "copper"], "two examples named"),
     (["--frobnicate"], "unknown option '--frobnicate'"),
 ])

@@ -10,7 +10,7 @@ import sys
 from .. import __version__
 from ..cli import run_safely
 from ..errors import MlffError, UsageError
-from . import dtu, schnetpack
+from . import dtu, nff, schnetpack
 from .source import ENERGY_UNITS, Conversion, parse_elements
 
 _EPILOG = """Nothing in a checkpoint is executed: its pickle is read as plain data, and what is not understood is
@@ -41,10 +41,28 @@ def make_parser() -> argparse.ArgumentParser:
         "a state dictionary of cPaiNN, painn-sli or curator",
         "Convert a state dictionary of cPaiNN, painn-sli or curator (.pth).",
     )
+    _add_cutoff(source)
+    source = _add_source(
+        subparsers,
+        "nff",
+        nff.convert,
+        "a whole model or a training state of nff (best_model, best_model.pth.tar)",
+        "Convert a PaiNN of nff (Neural Force Field): the whole model, or the state of its training.",
+    )
+    _add_cutoff(source)
+    source.add_argument(
+        "--params", metavar="FILE", help="nff's params.json; for a training state, which lacks the cutoff"
+    )
+    source.add_argument(
+        "--energy-key", metavar="KEY", default="energy", help="the output that is the energy; default: energy"
+    )
+    return parser
+
+
+def _add_cutoff(source: argparse.ArgumentParser) -> None:
     source.add_argument(
         "--cutoff", type=_length, metavar="R", help="cutoff radius in angstrom, if the file does not say it"
     )
-    return parser
 
 
 def _add_source(subparsers, name: str, convert, help_text: str, description: str) -> argparse.ArgumentParser:
@@ -52,7 +70,7 @@ def _add_source(subparsers, name: str, convert, help_text: str, description: str
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="the file to convert")
     parser.add_argument("-o", "--output", metavar="MODEL", required=True, help="the model file to write (.safetensors)")
     elements_help = "symbols of the elements that the model was trained on, such as H,C,O"
-    if name == "dtu":
+    if name != "schnetpack":
         elements_help += "; default: those whose embedding the optimizer in the file has moved"
     parser.add_argument("--elements", metavar="A,B,...", required=name == "schnetpack", help=elements_help)
     parser.add_argument(
@@ -89,6 +107,8 @@ def run(arguments) -> int:
         provenance=arguments.provenance or f"converted by mlff-convert {arguments.source} from {name}",
         licence=arguments.licence,
         cutoff=getattr(arguments, "cutoff", None),
+        params=getattr(arguments, "params", None),
+        energy_key=getattr(arguments, "energy_key", "energy"),
     )
     model = arguments.convert(arguments.checkpoint, conversion)
     model.check(arguments.checkpoint)

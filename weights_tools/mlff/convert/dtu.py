@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 
 import numpy as np
 
 from ..elements import CHEMICAL_SYMBOLS
 from ..model_file import ModelFile
 from . import archive
-from .source import MESSAGE_ORDER, UPDATE_ORDER, Conversion, reorder, rows_of_elements, swap_halves
+from .source import MESSAGE_ORDER, UPDATE_ORDER, Conversion, rows_of_elements, swap_halves
+from .state import StateDictionary, trained_elements
 from .unpickle import Record, Tensor
 
 # Lightning checkpoints of curator hold whole objects beside the dictionary; they are passed over as inert records.
@@ -47,7 +47,7 @@ def convert(path: str | os.PathLike, conversion: Conversion) -> ModelFile:
     state = _State.find(content, conversion)
     embedding = state.take(_EMBEDDING)
     if conversion.elements is None:
-        conversion.elements = _trained_elements(content, embedding.shape, conversion)
+        conversion.elements = trained_elements(content, embedding.shape, conversion)
     cutoff = _cutoff(content, conversion)
 
     tensors: dict[str, np.ndarray] = {}
@@ -59,7 +59,7 @@ def convert(path: str | os.PathLike, conversion: Conversion) -> ModelFile:
     # double: n pi / rc has no exact single-precision value, and a file has one type for all tensors
     tensors["radial.frequency"] = np.arange(1, n_radial + 1) * np.pi / cutoff
     scale, shift, element_energies = _normalisation(state, conversion)
-    state.nothing_left()
+    state.nothing_left(_UNRELATED)
     if _representation(content) is None:  # else other classes than SineBasis and CosineCutoff would be refused
         conversion.notes.append(
             "the file does not name its radial basis and cutoff function; sin(n pi d/rc)/d and the cosine are assumed"
@@ -81,14 +81,8 @@ def convert(path: str | os.PathLike, conversion: Conversion) -> ModelFile:
     )
 
 
-@dataclass
-class _State:
-    """The state dictionary; what was taken from it is remembered, so that nothing is passed over in silence."""
-
-    entries: dict[str, Tensor]
-    prefix: str  # of the representation: "", or "model.representation." and the like
-    conversion: Conversion
-    taken: set[str]
+class _State(StateDictionary):
+    """painn-sli's, cPaiNN's or curator's."""
 
     @classmethod
     def find(cls, content: object, conversion: Conversion) -> _State:
@@ -102,34 +96,10 @@ class _State:
             found = [key for key in candidate if key == _EMBEDDING or key.endswith("." + _EMBEDDING)]
             if len(found) == 1:
                 entries = {key: value for key, value in candidate.items() if isinstance(value, Tensor)}
-                return cls(entries, found[0][: -len(_EMBEDDING)], conversion, set())
+                return cls(entries, found[0][: -len(_EMBEDDING)], conversion)
             if found:
                 raise conversion.fail(f"holds {len(found)} models ({', '.join(found)}), expected one")
         raise conversion.fail(f"holds no state dictionary with a tensor '{_EMBEDDING}', expected DTU's PaiNN")
-
-    def take(self, name: str) -> np.ndarray:
-        """A float tensor of the representation."""
-        return self._array(self.prefix + name)
-
-    def _array(self, key: str) -> np.ndarray:
-        if key not in self.entries:
-            raise self.conversion.fail(f"tensor '{key}' is missing")
-        self.taken.add(key)
-        array = self.entries[key].array()
-        if array.dtype not in (np.float32, np.float64):
-            raise self.conversion.fail(f"tensor '{key}' has the type {array.dtype}, expected float32 or float64")
-        return array
-
-    def dense(self, source: str, target: str, tensors: dict, order: tuple[str, str] | None = None) -> None:
-        """Copies a Linear layer; `order` = (the blocks of its rows, those wanted)."""
-        weight, bias = self.take(source + ".weight"), self.take(source + ".bias")
-        if weight.ndim != 2 or bias.shape != weight.shape[:1]:
-            raise self.conversion.fail(f"'{source}' has the shapes {list(weight.shape)} and {list(bias.shape)}")
-        if order:
-            if weight.shape[0] % 3:
-                raise self.conversion.fail(f"'{source}.weight' has {weight.shape[0]} rows, expected three blocks")
-            weight, bias = reorder(weight, *order), reorder(bias, *order)
-        tensors[target + ".weight"], tensors[target + ".bias"] = weight, bias
 
     def number(self, key: str) -> float | None:
         """The single number (or truth value) in the tensor at the full key; None if there is none."""
@@ -146,16 +116,7 @@ class _State:
 
     def table(self, key: str) -> np.ndarray:
         """A table by atomic number: the elements' part of it."""
-        return rows_of_elements(self.conversion, self._array(key).reshape(-1), f"table '{key}'")
-
-    def nothing_left(self) -> None:
-        for key in self.entries:
-            if key in self.taken:
-                continue
-            if key.startswith(self.prefix) and _UNRELATED.match(key[len(self.prefix) :]):
-                self.conversion.notes.append(f"'{key}' does not enter the energy and is left out")
-            else:
-                raise self.conversion.fail(f"tensor '{key}' is not understood")
+        return rows_of_elements(self.conversion, self.array(key).reshape(-1), f"table '{key}'")
 
 
 def _interactions(state: _State, tensors: dict) -> int:
@@ -237,31 +198,3 @@ def _representation(content: object) -> Record | None:
     modules = vars(model).get("_modules") if isinstance(model, Record) else None
     found = modules.get("representation") if isinstance(modules, dict) else None
     return found if isinstance(found, Record) and found.class_name == "PainnModel" else None
-
-
-def _trained_elements(content: object, shape: tuple[int, ...], conversion: Conversion) -> list[str]:
-    """Elements whose embedding rows have ever had a gradient: their second moments in Adam's state are not zero."""
-    ask = "give the elements with --elements"
-    moments = []
-    for optimizer in _optimizers(content):
-        states = optimizer.get("state")
-        for entry in states.values() if isinstance(states, dict) else ():
-            moment = entry.get("exp_avg_sq") if isinstance(entry, dict) else None
-            if isinstance(moment, Tensor) and tuple(moment.shape) == tuple(shape):
-                moments.append(moment.array())
-    if len(moments) != 1:
-        raise conversion.fail(f"its optimizer state does not tell which elements were trained, {ask}")
-    rows = np.flatnonzero(np.any(moments[0] != 0, axis=1))
-    # no atom has the number 0; where weight decay is added to the gradient every row moves
-    if rows.size == 0 or rows[0] == 0 or rows[-1] >= len(CHEMICAL_SYMBOLS):
-        raise conversion.fail(f"its optimizer state does not tell which elements were trained, {ask}")
-    elements = [CHEMICAL_SYMBOLS[row] for row in rows]
-    conversion.notes.append(f"elements from the optimizer state: {' '.join(elements)}")
-    return elements
-
-
-def _optimizers(content: object) -> list[dict]:
-    if not isinstance(content, dict):
-        return []
-    found = [content.get("optimizer")] + list(content.get("optimizer_states") or [])
-    return [optimizer for optimizer in found if isinstance(optimizer, dict)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What both converters share: blocks of rows, elements, units."""
+"""What the converters share: blocks of rows, elements, units."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ class Conversion:
     provenance: str
     licence: str
     cutoff: float | None = None  # angstrom, where the checkpoint does not say it
+    params: str | None = None  # nff: the file with the model's parameters, for a checkpoint without them
+    energy_key: str = "energy"  # nff: the output that is the energy
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
