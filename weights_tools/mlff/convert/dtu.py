@@ -15,7 +15,6 @@ import re
 
 import numpy as np
 
-from ..elements import CHEMICAL_SYMBOLS
 from ..model_file import ModelFile
 from . import archive
 from .source import MESSAGE_ORDER, UPDATE_ORDER, Conversion, rows_of_elements, swap_halves

@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass, field
 
 import numpy as np
-from ase.data import chemical_symbols
 
+from ..elements import CHEMICAL_SYMBOLS
 from .source import Conversion, reorder
 from .unpickle import Tensor
 
@@ -72,9 +72,9 @@ def trained_elements(content: object, shape: tuple[int, ...], conversion: Conver
         raise conversion.fail(f"its optimizer state does not tell which elements were trained, {ask}")
     rows = np.flatnonzero(np.any(moments[0] != 0, axis=1))
     # no atom has the number 0; where weight decay is added to the gradient every row moves
-    if rows.size == 0 or rows[0] == 0 or rows[-1] >= len(chemical_symbols):
+    if rows.size == 0 or rows[0] == 0 or rows[-1] >= len(CHEMICAL_SYMBOLS):
         raise conversion.fail(f"its optimizer state does not tell which elements were trained, {ask}")
-    elements = [chemical_symbols[row] for row in rows]
+    elements = [CHEMICAL_SYMBOLS[row] for row in rows]
     conversion.notes.append(f"elements from the optimizer state: {' '.join(elements)}")
     return elements
 
