@@ -21,6 +21,7 @@ extern "C" {
 }
 
 #include <cuda_fp16.h>
+#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 namespace mlff
@@ -29,6 +30,21 @@ namespace mlff
 constexpr int FEATURE_PAD = 16;
 constexpr int MAX_FEATURES = 256; /* a thread a feature, 256 threads a block */
 constexpr int MAX_FUNCTIONS = 65; /* K + 1: filter weights of a thread stay in registers */
+
+/* T is what tensors are stored in: double, float, or half in precision mixed. real<T> is what is computed in: half is widened
+ * to float as it is read and rounded as it is stored. Weights, edges, s and edge adjoints are real<T>. */
+template <typename T> struct real_of {
+    typedef T type;
+};
+template <> struct real_of<__half> {
+    typedef float type;
+};
+template <typename T> using real = typename real_of<T>::type;
+
+/* Adjoints of stored tensors are multiplied by this, so that half keeps small ones (its smallest normal number is 6e-5);
+ * the adjoints of edges are free of it. */
+template <typename T> constexpr real<T> adjoint_scale = 1;
+template <> constexpr float adjoint_scale<__half> = 256;
 
 /* T is what tensors are stored in: double, float, or half in precision mixed. real<T> is what is computed in: half is widened
  * to float as it is read and rounded as it is stored. Weights, edges, s and edge adjoints are real<T>. */
@@ -190,10 +206,12 @@ template <typename T> struct state {
     device_search *search; /* what the library's own search keeps; NULL before the first */
 
     /* one evaluation */
-    double *x;             /* [n_all][3] */
-    int32_t *count;        /* [N] edges of a row */
-    edge<real<T>> *edges;  /* [n_slots] */
-    int32_t *edge_row;     /* [n_slots] */
+    double *x;            /* [n_all][3] */
+    int32_t *count;       /* [N] edges of a row */
+    edge<real<T>> *edges; /* [n_slots] */
+    int32_t *edge_row;    /* [n_slots] */
+    real<T> *distance; /* [n_slots] angstrom, of edges; only of a model with a short-range term: until short_range() has
+                              run, edges hold the distance that the network sees */
     int32_t *slot_dropped; /* [n_slots] candidates before it in its row beyond the cutoff: its edge is at slot -
                                         slot_dropped; -1: it is beyond itself */
     cluster_list clusters; /* of these edges, made when first needed */
@@ -263,6 +281,7 @@ template <typename T> mlff_status update_forward(state<T> *s, int l, mlff_error 
 template <typename T> mlff_status update_reverse(state<T> *s, int l, mlff_error *error);
 template <typename T> mlff_status readout_forward(state<T> *s, mlff_error *error);
 template <typename T> mlff_status readout_reverse(state<T> *s, mlff_error *error);
+template <typename T> mlff_status limit_distances(state<T> *s, mlff_error *error); /* within radial_forward */
 template <typename T> mlff_status short_range(state<T> *s, mlff_error *error);
 template <typename T> mlff_status forces(state<T> *s, int with_atom_virial, mlff_error *error);
 

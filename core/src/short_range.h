@@ -2,9 +2,9 @@
 #ifndef MLFF_SHORT_RANGE_H
 #define MLFF_SHORT_RANGE_H
 /*
- * Repulsion of two atoms that are closer than in any training frame: the universal potential of Ziegler, Biersack and
- * Littmark (1985), switched off smoothly up to the shortest trained distance (docs/equations.md). Both backends evaluate
- * these functions, in double.
+ * Two atoms that are closer than in any training frame: they repel by the universal potential of Ziegler, Biersack and
+ * Littmark (1985), and the network sees them at a distance that it knows; both begin smoothly at the shortest trained
+ * distance (docs/equations.md). Both backends evaluate these functions, in double.
  */
 #include "on_device.h"
 
@@ -28,6 +28,15 @@ static inline short_range_pair mlff_short_range_pair(int z_i, int z_j, double in
     short_range_pair p = {inner, outer, SHORT_RANGE_COULOMB * z_i * z_j,
                           (pow(z_i, 0.23) + pow(z_j, 0.23)) / SHORT_RANGE_REACH};
     return p;
+}
+
+/* The distance g(d) that the network sees of a pair at d < outer, angstrom; *slope: g'. */
+MLFF_ON_DEVICE static inline double mlff_seen_distance(const short_range_pair *p, double d, double *slope)
+{
+    const double width = p->outer - p->inner, z = d > p->inner ? (d - p->inner) / width : 0;
+    const double z3 = z * z * z, z6 = z3 * z3;
+    *slope = z6 * (7 - 6 * z);
+    return p->outer - width * (0.25 - z6 * z * (1 - 0.75 * z));
 }
 
 /* V S of a pair at d < outer, eV; *slope: its derivative, eV/angstrom. */
