@@ -230,6 +230,7 @@ def write_result(args, trainer, sets: dict, training: list) -> None:
     import torch
 
     from . import train_fit
+    from .short_range import of_training
     from .train_check import check_written_file
     from .train_data import shortest_distances
     from .train_model import to_model_file
@@ -247,7 +248,9 @@ def write_result(args, trainer, sets: dict, training: list) -> None:
             info[f"errors_{name}"] = train_fit.describe(train_fit.errors(model, data, trainer.o))
             print(f"{name:10s} {info[f'errors_{name}']}")
     provenance = args.provenance or f"mlff-train on {os.path.basename(args.frames)}"
-    to_model_file(model, best["state"], provenance, args.licence, info).write(args.output)
+    file = to_model_file(model, best["state"], provenance, args.licence, info)
+    file.short_range = of_training(training, file, args.start)
+    file.write(args.output)
     print(f"{args.output}: written; {check_written_file(args.output, training)}")
 
 
