@@ -138,7 +138,11 @@ def test_pair_coeff_again_tells_again(lammps, tmp_path, short_model):
 
 @pytest.mark.parametrize("speed", [30.0, 100.0, 300.0])
 def test_two_silicon_atoms_shot_at_each_other_turn_round_and_keep_their_energy(lammps, tmp_path, silicon, speed):
-    """Up to 260 eV between them. The network alone has holes of 10 to 1e6 eV on the way."""
+    """Up to 260 eV between them. The network alone has holes of 10 to 1e6 eV on the way.
+
+    Of the energy, what is asked outside of the repulsion is little: the vectors of two atoms lie on one line, where the
+    network's norms |V| have kinks, and a step across one costs some meV with or without the term.
+    """
     data = two_atoms(tmp_path / "data.two", 2.6, (1, 1))
     shoot = (f"mass * 28.0855\ngroup one id 1\ngroup two id 2\nvelocity one set {0.6 * speed} 0.0 {0.8 * speed}\n"
              f"velocity two set {-0.6 * speed} 0.0 {-0.8 * speed}\nfix move_ all nve\ntimestep {0.0003 / speed}\n"
@@ -146,10 +150,24 @@ def test_two_silicon_atoms_shot_at_each_other_turn_round_and_keep_their_energy(l
     output = systems.OUTPUT.replace("pe c_", "pe etotal c_").replace("custom 1 atoms", "custom 20 atoms")
     run = lammps(systems.setup(data, silicon, elements="Si Si Si") + output + shoot, timeout=120)
     total = run.thermo()["TotEng"]
-    distances = np.array([np.linalg.norm(np.diff(run.vectors("x", "y", "z", frame=k), axis=0))
-                          for k in range(len(total))])
-    nearest = int(np.argmin(distances))
-    assert 0.2 < distances[nearest] < 1.828
-    assert distances[-1] > distances[nearest] + 0.5  # they have turned round
     assert len(total) == 501
-    assert np.ptp(total) < 1e-4 * max(1.0, np.ptp(run.thermo()["PotEng"]))
+    distances = np.array([np.linalg.norm(np.diff(run.vectors("x", "y", "z", frame=k), axis=0)) for k in range(501)])
+    nearest = int(np.argmin(distances))
+    assert 0.5 < distances[nearest] < 1.75
+    assert distances[-1] > distances[nearest] + 1.0  # they have turned round
+    below_outer, below_inner = total[distances < 1.828], total[distances < 1.578]
+    assert np.ptp(below_outer) < 0.005
+    if speed > 30.0:
+        assert len(below_inner) > 20
+        assert np.ptp(below_inner) < 1e-6 * np.ptp(run.thermo()["PotEng"])
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_hot_crystal_of_random_weights_holds_together_and_keeps_its_energy(lammps, crystal, short_model, ranks):
+    """Some hundred pairs within their switch, coming and going: 0.1 ps of NVE."""
+    hot = "velocity all create 3000 11\nfix move_ all nve\ntimestep 0.0001\nthermo 20\nrun 1000\n"
+    output = systems.OUTPUT.replace("pe c_", "pe ke etotal c_").replace("custom 1 atoms", "custom 1000 atoms")
+    run = lammps(systems.setup(crystal, short_model) + output + hot, ranks=ranks, timeout=120)
+    thermo = run.thermo()
+    assert np.ptp(thermo["KinEng"]) > 10.0
+    assert np.ptp(thermo["TotEng"]) < 1e-4 * np.ptp(thermo["KinEng"])
