@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Short range (docs/equations.md, core/src/short_range.h), in double. Before the layers: the distance g(d) that the network
- * sees takes the place of d in the edges, which is kept beside them. After the layers, which give dE/dg, half of each
- * directed edge to its row:
+ * Short range (docs/equations.md, core/src/short_range.h), in double. Before the layers: the distance g(d) that the
+ * network sees takes the place of d in the edges, which is kept beside them. After the layers, which give dE/dg, half of
+ * each directed edge to its row:
  *   e_i += sum over i's edges of 1/2 V S,   d_adj = g' g_adj + 1/2 (V' S + V S')
  * the edges' own d back in its place, and the edges that are closer than the training frames ever were.
  *
  * Launch   a warp a row, twice; then one warp for the first row with a close edge.
- * Bytes    an edge: its 4 real<T> and 4 + 4 bytes of row and species read, a real<T> written; then the latter three read;
- *          32 bytes of its pair, from the cache. Edges below their outer distance are few.
+ * Bytes    an edge: its 4 real<T> and 4 + 4 bytes of row and species read, a real<T> written; then the latter three
+ *          read; 32 bytes of its pair, from the cache. Edges below their outer distance are few.
  * Share    not measured yet.
  * Order    of a row's energy: a lane's edges ascending, then a fixed tree over 32 lanes. Counting is in integers.
  */

@@ -21,7 +21,6 @@ extern "C" {
 }
 
 #include <cuda_fp16.h>
-#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 namespace mlff
@@ -30,21 +29,6 @@ namespace mlff
 constexpr int FEATURE_PAD = 16;
 constexpr int MAX_FEATURES = 256; /* a thread a feature, 256 threads a block */
 constexpr int MAX_FUNCTIONS = 65; /* K + 1: filter weights of a thread stay in registers */
-
-/* T is what tensors are stored in: double, float, or half in precision mixed. real<T> is what is computed in: half is widened
- * to float as it is read and rounded as it is stored. Weights, edges, s and edge adjoints are real<T>. */
-template <typename T> struct real_of {
-    typedef T type;
-};
-template <> struct real_of<__half> {
-    typedef float type;
-};
-template <typename T> using real = typename real_of<T>::type;
-
-/* Adjoints of stored tensors are multiplied by this, so that half keeps small ones (its smallest normal number is 6e-5);
- * the adjoints of edges are free of it. */
-template <typename T> constexpr real<T> adjoint_scale = 1;
-template <> constexpr float adjoint_scale<__half> = 256;
 
 /* T is what tensors are stored in: double, float, or half in precision mixed. real<T> is what is computed in: half is widened
  * to float as it is read and rounded as it is stored. Weights, edges, s and edge adjoints are real<T>. */

@@ -4,9 +4,9 @@
  *   fc    = 0.5 (cos(pi d/rc) + 1)
  *   phi_k = rbf_k(d) fc for k < K, phi_K = fc, so that a filter is W = sum_k Wf[k] phi_k with the bias as Wf[K]
  *   gaussian rbf_k = exp(-0.5 ((d - o_k)/w_k)^2)        bessel rbf_k = sin(f_k d)/d
- * Of a pair closer than in any training frame, phi is that of the distance g(d) and dphi/dd has the factor g' (short_range.h,
- * for models whose file has it). Positions are subtracted in double, and (d - o_k)/w_k too: rounded first, the tails of a narrow Gaussian would lose
- * ten times the precision of single.
+ * Of a pair closer than in any training frame phi is that of the distance g(d), and dphi/dd has the factor g'
+ * (short_range.h, for models whose file has it). Positions are subtracted in double, and (d - o_k)/w_k too: rounded
+ * first, the tails of a narrow Gaussian would lose ten times the precision of single.
  */
 #include "variant.h"
 
