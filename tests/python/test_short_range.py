@@ -239,6 +239,12 @@ def test_zbl_says_what_is_wrong(run, fixtures, tmp_path, arguments, sentence):
     assert not out.exists()
 
 
+def test_check_passes_on_a_model_with_the_term(run, library, fixtures, tmp_path):
+    with_term(fixtures / "gaussian_ev.safetensors", tmp_path)
+    status, out, err = run("check", tmp_path / "term.safetensors", "--device", "cpu")
+    assert status == 0, out + err
+
+
 # ------------------------------------------------------------------------------------------------------- silicon
 
 
