@@ -3,8 +3,8 @@
  * Clusters of consecutive rows and the neighbours that each has in all: what the message kernels bring to shared memory.
  * Rows lie in spatial order, so 16 of them with 53 neighbours each have about 300 neighbours instead of 850.
  *
- * Seat     a neighbour's place in shared memory. Even rows get even seats, odd rows odd ones, and a row's edges are ordered
- *          so that even and odd seats alternate: neighbouring lanes then meet different banks.
+ * Seat     a neighbour's place in shared memory. Row and seat are of the same kind, their number modulo 4, and a row's edges
+ *          are ordered so that the kinds take turns: neighbouring lanes then meet different banks.
  * Launch   a block of 128 threads a cluster; the set of neighbours is a hash table in shared memory.
  * Bytes    edge rows 4 read, places 4 written an edge.
  * Order    which seat a neighbour gets depends on the race for the table; the order of a row's edges, and so of every
@@ -16,7 +16,7 @@
 namespace mlff
 {
 
-constexpr int THREADS = 128, TABLE = 2048, PROBES = 32, EACH = TABLE / THREADS;
+constexpr int THREADS = 128, TABLE = 2048, PROBES = 32, EACH = TABLE / THREADS, KINDS = 4;
 
 struct cluster_arguments {
     int32_t N;
@@ -50,38 +50,60 @@ __device__ inline void insert(int32_t *table, int32_t row)
     }
 }
 
-/* Seats for everything in the table, and the list of who sits where; even and odd counts in two halves of an int. */
+/* Numbers of the four kinds, 16 bits each. */
+__device__ inline uint64_t one_of(int kind)
+{
+    return 1ull << 16 * kind;
+}
+
+__device__ inline int number_of(uint64_t numbers, int kind)
+{
+    return (int)(numbers >> 16 * kind & 0xffff);
+}
+
+/* Seats for everything in the table, and the list of who sits where. */
 __device__ inline void take_seats(const int32_t *table, uint16_t *seat, const cluster_list &to, int cluster)
 {
-    __shared__ int counts[THREADS];
+    __shared__ uint64_t numbers[THREADS];
     const int thread = threadIdx.x;
-    int mine = 0;
+    uint64_t mine = 0;
     for (int q = 0; q < EACH; q++) {
         const int32_t row = table[thread * EACH + q];
-        mine += row < 0 ? 0 : row % 2 ? 1 << 16 : 1;
+        mine += row < 0 ? 0 : one_of(row % KINDS);
     }
-    counts[thread] = mine;
+    numbers[thread] = mine;
     __syncthreads();
     for (int step = 1; step < THREADS; step *= 2) {
-        const int before = thread >= step ? counts[thread - step] : 0;
+        const uint64_t before = thread >= step ? numbers[thread - step] : 0;
         __syncthreads();
-        counts[thread] += before;
+        numbers[thread] += before;
         __syncthreads();
     }
-    const int total = counts[THREADS - 1];
-    int next[2] = {(counts[thread] - mine) % 65536, (counts[thread] - mine) / 65536};
+    const uint64_t total = numbers[THREADS - 1];
+    uint64_t next = numbers[thread] - mine;
+    int most = 0;
+    for (int kind = 0; kind < KINDS; kind++) most = max(most, number_of(total, kind));
     int32_t *list = to.rows + (size_t)cluster * to.seats;
-    const int taken = min(to.seats, max(2 * (total % 65536), 2 * (total / 65536)));
-    for (int q = thread; q < taken; q += THREADS) list[q] = -1; /* the rarer kind leaves seats empty */
+    const int taken = min(to.seats, KINDS * most);
+    for (int q = thread; q < taken; q += THREADS) list[q] = -1; /* the rarer kinds leave seats empty */
     __syncthreads();
     for (int q = 0; q < EACH; q++) {
         const int32_t row = table[thread * EACH + q];
         if (row < 0) continue;
-        const int at = 2 * next[row % 2]++ + row % 2;
+        const int at = KINDS * number_of(next, row % KINDS) + row % KINDS;
+        next += one_of(row % KINDS);
         seat[thread * EACH + q] = (uint16_t)(at < to.seats ? at : NO_SEAT);
         if (at < to.seats) list[at] = row;
     }
     if (thread == 0) to.taken[cluster] = taken;
+}
+
+/* Where the rank-th edge of a kind stands when the kinds take turns as long as they last. */
+__device__ inline int turn_of(uint64_t total, int kind, int rank)
+{
+    int at = 0;
+    for (int other = 0; other < KINDS; other++) at += min(number_of(total, other), rank + (other < kind));
+    return at;
 }
 
 /* A warp puts one row's edges in their order; returns whether all have a seat. */
@@ -90,25 +112,23 @@ __device__ inline bool order_edges(const cluster_arguments &a, int row, const in
     const int lane = threadIdx.x % 32, edges = a.count[row];
     const int64_t first = a.first[row];
     const unsigned below = (1u << lane) - 1;
-    int odd = 0;
-    for (int base = 0; base < edges; base += 32)
-        odd += __popc(__ballot_sync(0xffffffffu, base + lane < edges && a.edge_row[first + base + lane] % 2));
-    const int pairs = min(odd, edges - odd);
+    uint64_t total = 0, seen = 0;
     bool all = true;
-    for (int base = 0, seen_odd = 0; base < edges; base += 32) {
-        const int e = base + lane;
-        const bool valid = e < edges;
-        const int32_t neighbour = valid ? a.edge_row[first + e] : 0;
-        const unsigned odds = __ballot_sync(0xffffffffu, valid && neighbour % 2);
-        const int odd_before = seen_odd + __popc(odds & below);
-        seen_odd += __popc(odds);
-        if (!valid) continue;
-        const int kind = neighbour % 2, rank = kind ? odd_before : e - odd_before;
-        const int at = find(table, neighbour);
-        const int place = at < TABLE ? seat[at] : NO_SEAT;
-        all = all && place != NO_SEAT;
-        a.to.places[first + (rank < pairs ? 2 * rank + kind : pairs + rank)] = (uint32_t)e << 16 | (uint32_t)place;
-    }
+    for (int sweep = 0; sweep < 2; sweep++) /* first the numbers of the kinds, then the places */
+        for (int base = 0; base < edges; base += 32) {
+            const int e = base + lane;
+            const int32_t neighbour = e < edges ? a.edge_row[first + e] : -1;
+            int rank = 0;
+            for (int kind = 0; kind < KINDS; kind++) {
+                const unsigned of_kind = __ballot_sync(0xffffffffu, neighbour >= 0 && neighbour % KINDS == kind);
+                if (neighbour >= 0 && neighbour % KINDS == kind) rank = number_of(seen, kind) + __popc(of_kind & below);
+                (sweep == 0 ? total : seen) += (uint64_t)__popc(of_kind) << 16 * kind;
+            }
+            if (sweep == 0 || neighbour < 0) continue;
+            const int at = find(table, neighbour), place = at < TABLE ? seat[at] : NO_SEAT;
+            all = all && place != NO_SEAT;
+            a.to.places[first + turn_of(total, neighbour % KINDS, rank)] = (uint32_t)e << 16 | (uint32_t)place;
+        }
     return all;
 }
 

@@ -50,7 +50,7 @@ __device__ inline void add_coefficients(const first_arguments<R> &a, const edge<
                                         int lane)
 {
     R fc, dfc;
-    cutoff_of(r.d, a.radial.cutoff, &fc, &dfc);
+    cutoff_function(a.radial, r.d, &fc, &dfc);
     int n = 0, place = 0, end[MAX_SLOTS];
 #pragma unroll
     for (int t = 0; t < MAX_SLOTS; t++) {
@@ -270,7 +270,7 @@ __device__ inline void add_edge_adjoint(const radial_parameters &p, const edge<R
                                         const quad<R> *coefficient, edge_adjoint<R> &out)
 {
     R fc, dfc, sum = 0, slopes = 0, u_adj[3] = {0, 0, 0};
-    cutoff_of(r.d, p.cutoff, &fc, &dfc);
+    cutoff_function(p, r.d, &fc, &dfc);
 #pragma unroll 3
     for (int k = 0; k <= p.K; k++) {
         R slope;

@@ -57,41 +57,8 @@ __device__ inline void store_four(__half *to, const quad<float> &x)
 
 /* ------------------------------------------------------------------------------------- radial functions */
 
-/* Here exp(-z^2/2) is 2^-(z c)^2 with c = sqrt(log2(e)/2): one instruction in single. */
-__device__ inline float power_of_two(float x)
-{
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
-__device__ inline double power_of_two(double x)
-{
-    return exp2(x);
-}
-
-/* sin and cos of pi x: their arguments need no reduction by pi, whose slow path for huge ones costs registers. */
-__device__ inline void sine_cosine_of_pi(float x, float *s, float *c)
-{
-    sincospif(x, s, c);
-}
-
-__device__ inline void sine_cosine_of_pi(double x, double *s, double *c)
-{
-    sincospi(x, s, c);
-}
-
-/* fc and dfc/dd */
-template <typename R> __device__ inline void cutoff_of(R d, double cutoff, R *fc, R *dfc)
-{
-    const R inverse = R(1 / cutoff);
-    R s, c;
-    sine_cosine_of_pi(d * inverse, &s, &c);
-    *fc = R(0.5) * (c + 1);
-    *dfc = R(-0.5 * 3.14159265358979323846) * inverse * s;
-}
-
-/* Function k as a lane needs it. Gaussian: x = centre, y = c/width, where function K, the bias, is 1 = 2^0. Bessel:
+/* Function k as a lane needs it. Gaussian: exp(-z^2/2) is 2^-(z c)^2 with c = sqrt(log2(e)/2), one instruction in single;
+ * x = centre, y = c/width, where function K, the bias, is 1 = 2^0. Bessel:
  * frequency/pi = x + y. */
 template <typename R> struct function {
     R x, y;

@@ -4,247 +4,34 @@
  * (radial_fragments.cuh), neighbours from shared memory. message.cu has the plain kernels for what does not fit here.
  *
  * Launch   a block works on a cluster of consecutive rows (clusters.cu), 16 columns at a time: what its rows gather of these
- *          columns is copied to shared memory once, while the block still works on the 16 columns before. Forward: a warp a row
- *          with its fragments in registers, 12 (single) or 16 (mixed). Reverse: 8 or 12, the fragments in shared memory.
+ *          columns is copied to shared memory once, while the block still works on the 16 columns before.
+ *          Forward: a warp a row, its fragments in registers; 12 rows (single) or 16 (mixed).
+ *          Reverse: two warps a row, eight columns each, the fragments in shared memory; 8 rows.
  * Passes   a row's edges are taken 64 at a time.
  * Cost     per 16 edges and 16 columns 24 (forward), 48 (reverse) matrix instructions in single, half of that in mixed;
- *          40 and 32 16-byte loads a lane from shared memory.
- * Order    sums over edges: tiles of 16, within one a fixed tree; sums over features: slices, then a lane's four columns,
- *          then the four lanes.
+ *          10 and 8 values of the neighbours a lane and column.
+ * Order    sums over edges: tiles of 16, then a fixed tree over their rows; sums over features: slices, then a lane's two
+ *          columns, the four lanes, the two warps.
  */
-#include "clusters.cuh"
 #include "launch.cuh"
 #include "message_matrix.cuh"
-#include "mma.cuh"
-#include "radial_fragments.cuh"
-
-#include <string.h>
+#include "message_stage.cuh"
 
 namespace mlff
 {
 
-constexpr int COLUMNS = 16, TILES = 4, PASS_EDGES = 16 * TILES;
-
-/* Rows of a cluster, a warp each, and seats: as many as registers and shared memory hold. */
+/* Rows of a cluster, and seats: as many as registers and shared memory hold. */
 template <typename T> constexpr int FORWARD_ROWS = 12;
 template <typename T> constexpr int FORWARD_SEATS = 272;
 template <typename T> constexpr int REVERSE_ROWS = 8;
 template <typename T> constexpr int REVERSE_SEATS = 200;
 template <> constexpr int FORWARD_ROWS<__half> = 16;
 template <> constexpr int FORWARD_SEATS<__half> = 320;
-template <> constexpr int REVERSE_ROWS<__half> = 12;
-template <> constexpr int REVERSE_SEATS<__half> = 288;
+template <> constexpr int REVERSE_SEATS<__half> = 256;
 
-constexpr int FORWARD_PLANES = 5, REVERSE_PLANES = 4; /* x_s, x_R, y (3); s_adj, v_adj (3) */
-constexpr int MIN_ROWS = 1024;                        /* fewer do not fill the machine with clusters */
-
-template <typename T> constexpr bool SPLIT = sizeof(T) == sizeof(float);
-
-struct matrix_arguments {
-    int32_t N;
-    int F, n_clusters;
-    radial_parameters radial;
-    const uint2 *fragments; /* [F/16][3][2][PARTS][32] */
-    float scale;            /* of W: the weights in the fragments are multiplied by 1/scale */
-    const int64_t *first;
-    const int32_t *count, *edge_row;
-    const edge<float> *edges;
-    cluster_list clusters;
-    float *sums; /* [blocks][rows of a cluster][5][F] for rows of several passes */
-};
-
-/* ----------------------------------------------------------------------------------------- shared memory */
-
-/* Where a seat begins, in bytes, and the plane p of it: begin ^ p * plane bytes for four planes, + for five. Of four planes
- * every other seat (every fourth in half) has them in another order, so that two lanes that read the same plane of different
- * seats meet different banks; the turn is part of `begin`. */
-template <typename T, int PLANES> __device__ inline int seat_begin(int seat)
-{
-    constexpr int BYTES = COLUMNS * sizeof(T);
-    return seat * PLANES * BYTES + (PLANES == 4 ? (sizeof(T) == 4 ? seat & 1 : seat & 3) * BYTES : 0);
-}
-
-template <typename T, int PLANES> __device__ inline int plane_of(int begin, int plane)
-{
-    constexpr int BYTES = COLUMNS * sizeof(T);
-    return PLANES == 4 ? begin ^ plane * BYTES : begin + plane * BYTES;
-}
-
-/* Starts the copy of a cluster's list of neighbours to shared memory. */
-__device__ inline void stage_list(int32_t *rows, const cluster_list &clusters, int cluster)
-{
-    const int32_t *from = clusters.rows + (size_t)cluster * clusters.seats;
-    for (int q = threadIdx.x; q < clusters.seats / 4; q += blockDim.x) copy_16_async(rows + 4 * q, from + 4 * q, true);
-}
-
-/* Starts the copies of all seats' columns; from [rows][PLANES][F], at the slice's first column. */
-template <typename T, int PLANES>
-__device__ inline void stage_neighbours(char *stage, const T *from, int F, const int32_t *rows, int seats)
-{
-    constexpr int WIDTH = 16 / sizeof(T),
-                  PIECES = COLUMNS / WIDTH; /* 16-byte pieces of a plane, neighbouring threads */
-    const int piece = threadIdx.x % PIECES;
-    from += piece * WIDTH;
-    stage += piece * 16;
-    for (int seat = threadIdx.x / PIECES; seat < seats; seat += blockDim.x / PIECES) {
-        const int32_t row = rows[seat];
-        if (row < 0) continue;
-        const T *source = from + (size_t)row * (PLANES * F);
-        const int begin = seat_begin<T, PLANES>(seat);
-#pragma unroll
-        for (int plane = 0; plane < PLANES; plane++, source += F)
-            copy_16_async(stage + plane_of<T, PLANES>(begin, plane), source, true);
-    }
-}
-
-constexpr int SLICE_FRAGMENTS = 3 * 2 * PARTS * 32; /* uint2 of a slice's weights */
-
-__device__ inline void stage_weights(uint2 *weights, const uint2 *fragments, int slice)
-{
-    const uint2 *from = fragments + (size_t)slice * SLICE_FRAGMENTS;
-    for (int q = 2 * threadIdx.x; q < SLICE_FRAGMENTS; q += 2 * blockDim.x) copy_16_async(weights + q, from + q, true);
-}
-
-__device__ inline void load_four(const float *from, float (&to)[4])
-{
-    const float4 v = *(const float4 *)from;
-    to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
-}
-
-__device__ inline void load_four(const __half *from, float (&to)[4])
-{
-    const uint2 bits = *(const uint2 *)from;
-    const float2 a = __half22float2(*(const __half2 *)&bits.x), b = __half22float2(*(const __half2 *)&bits.y);
-    to[0] = a.x, to[1] = a.y, to[2] = b.x, to[3] = b.y;
-}
-
-__device__ inline void store_two(float *to, float a, float b)
-{
-    *(float2 *)to = make_float2(a, b);
-}
-
-__device__ inline void store_two(__half *to, float a, float b)
-{
-    *(__half2 *)to = __floats2half2_rn(a, b);
-}
-
-__device__ inline float2 load_two(const float *from)
-{
-    return *(const float2 *)from;
-}
-
-__device__ inline float2 load_two(const __half *from)
-{
-    return __half22float2(*(const __half2 *)from);
-}
-
-/* An edge's neighbour: where its seat begins, or -1 - row where it has none. ALL: every edge of the cluster has a seat. */
-template <typename T, int PLANES, bool ALL>
-__device__ inline void gather(const char *stage, const T *tensor, int F, int neighbour, int plane, int column, int t,
-                              float (&to)[4])
-{
-    if (ALL || neighbour >= 0)
-        load_four((const T *)(stage + plane_of<T, PLANES>(neighbour, plane)) + 4 * t, to);
-    else
-        load_four(tensor + ((size_t)(-1 - neighbour) * PLANES + plane) * F + column + 4 * t, to);
-}
-
-/* A row with its edges. */
-struct row_edges {
-    int row, edges;
-    int64_t first;
-};
-
-__device__ inline row_edges row_of(const matrix_arguments &a, int row)
-{
-    return row < a.N ? row_edges{row, a.count[row], a.first[row]} : row_edges{row, 0, 0};
-}
-
-/* A pass's edges in shared memory: (u, d), and u with the neighbour once the radial functions are made. Padding repeats the
- * last edge. */
-struct staged_edges {
-    float4 edge[PASS_EDGES];
-    int32_t neighbour[PASS_EDGES]; /* where its seat begins, or -1 - row */
-};
-
-/* A lane's two edges of a pass, in the order of the sums. */
-__device__ inline void load_places(const matrix_arguments &a, const row_edges &r, int pass, uint32_t (&place)[2])
-{
-#pragma unroll
-    for (int k = 0; k < 2; k++)
-        if (r.edges > 0)
-            place[k] = a.clusters.places[r.first + min(pass + 32 * k + (int)threadIdx.x % 32, r.edges - 1)];
-}
-
-template <typename T, int PLANES>
-__device__ inline void stage_edges(const matrix_arguments &a, const row_edges &r, const uint32_t (&place)[2],
-                                   staged_edges &to)
-{
-    if (r.edges == 0) return;
-#pragma unroll
-    for (int k = 0; k < 2; k++) {
-        const int64_t e = r.first + (place[k] >> 16);
-        const int seat = place[k] & 0xffff, q = 32 * k + threadIdx.x % 32;
-        copy_16_async(&to.edge[q], a.edges + e, true);
-        to.neighbour[q] = seat == NO_SEAT ? -1 - a.edge_row[e] : seat_begin<T, PLANES>(seat);
-    }
-}
-
-/* Cutoff functions of the edges of rows g and g + 8 of a tile; padding gives zeros. */
-__device__ inline void load_cutoffs(const matrix_arguments &a, const staged_edges &from, int edges, int tile, int g,
-                                    edge_cutoff (&to)[2])
-{
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        const int q = tile * 16 + 8 * h + g;
-        to[h] = cutoff_of(a.radial, from.edge[q].w);
-        if (q >= edges) to[h].d = -1;
-    }
-}
-
-/* The warp's edges give their distance for their neighbour. */
-__device__ inline void name_neighbours(staged_edges &edges)
-{
-    __syncwarp();
-#pragma unroll
-    for (int k = 0; k < 2; k++) {
-        const int q = 32 * k + threadIdx.x % 32;
-        edges.edge[q].w = __int_as_float(edges.neighbour[q]);
-    }
-    __syncwarp();
-}
-
-/* fragments: of the slice, [3][2][PARTS][32] */
-template <bool SPLIT_>
-__device__ inline void load_weights(const uint2 *fragments, int kind, int lane, uint2 (&b)[2][PARTS])
-{
-#pragma unroll
-    for (int half = 0; half < 2; half++)
-#pragma unroll
-        for (int part = 0; part < PARTS; part++)
-            if (SPLIT_ || part != 1) b[half][part] = fragments[((kind * 2 + half) * PARTS + part) * 32 + lane];
-}
-
-/* Sums over the eight rows g of four vectors of the lane's four columns; lane 4g + t is left with columns
- * 4t + 2(g % 2), + 1 of vector g / 2. */
-__device__ inline float2 sum_over_rows(const float (&x)[4][4], int g)
-{
-    float two[2][4], one[4], out[2];
-    const bool upper = g & 4, odd = g & 2, right = g & 1;
-#pragma unroll
-    for (int v = 0; v < 2; v++)
-#pragma unroll
-        for (int q = 0; q < 4; q++)
-            two[v][q] =
-                (upper ? x[2 + v][q] : x[v][q]) + __shfl_xor_sync(0xffffffffu, upper ? x[v][q] : x[2 + v][q], 16);
-#pragma unroll
-    for (int q = 0; q < 4; q++)
-        one[q] = (odd ? two[1][q] : two[0][q]) + __shfl_xor_sync(0xffffffffu, odd ? two[0][q] : two[1][q], 8);
-#pragma unroll
-    for (int q = 0; q < 2; q++)
-        out[q] = (right ? one[2 + q] : one[q]) + __shfl_xor_sync(0xffffffffu, right ? one[q] : one[2 + q], 4);
-    return make_float2(out[0], out[1]);
-}
+constexpr int FORWARD_PLANES = 5, REVERSE_PLANES = 4;          /* x_s, x_R, y (3); s_adj, v_adj (3) */
+constexpr int MIN_ROWS = 1024;                                 /* fewer do not fill the machine with clusters */
+template <typename T> constexpr int STORED = SPLIT<T> ? 3 : 2; /* parts of a fragment in shared memory */
 
 /* ---------------------------------------------------------------------------------------------- forward */
 
@@ -256,6 +43,18 @@ template <typename T> struct forward_shared {
     radial_table table;
 };
 
+/* The lane's four columns of plane p of an edge's neighbour, which is where its seat begins, or -1 - row where it has none.
+ * stage: at the lane's columns. ALL: every edge of the cluster has a seat. */
+template <typename T, bool ALL>
+__device__ inline void gather(const char *stage, const T *features, int F, int neighbour, int plane, int column,
+                              float (&to)[4])
+{
+    if (ALL || neighbour >= 0)
+        load_four((const T *)(stage + neighbour + plane * COLUMNS * (int)sizeof(T)), to);
+    else
+        load_four(features + ((size_t)(-1 - neighbour) * FORWARD_PLANES + plane) * F + column, to);
+}
+
 /* One slice of a row: sum [4][4] of s and v of the lane's columns, over its rows g of every tile. */
 template <typename T, bool ALL>
 __device__ inline void forward_slice(const matrix_arguments &a, const char *stage, const uint2 *weights,
@@ -263,6 +62,7 @@ __device__ inline void forward_slice(const matrix_arguments &a, const char *stag
                                      int tiles, int column, float (&sum)[4][4])
 {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    const char *lane_stage = stage + 4 * t * sizeof(T);
     uint2 b[3][2][PARTS];
 #pragma unroll
     for (int kind = 0; kind < 3; kind++) load_weights<SPLIT<T>>(weights, kind, lane, b[kind]);
@@ -278,7 +78,7 @@ __device__ inline void forward_slice(const matrix_arguments &a, const char *stag
             float x[5][4];
 #pragma unroll
             for (int p = 0; p < 5; p++)
-                gather<T, FORWARD_PLANES, ALL>(stage, features, a.F, __float_as_int(r.w), p, column, t, x[p]);
+                gather<T, ALL>(lane_stage, features, a.F, __float_as_int(r.w), p, column + 4 * t, x[p]);
 #pragma unroll
             for (int q = 0; q < 4; q++) {
                 const int at = 2 * h + q % 2;
@@ -295,6 +95,18 @@ __device__ inline void forward_slice(const matrix_arguments &a, const char *stag
     }
 }
 
+/* What a row's slice is added to: vector g / 2 of (s, v), two columns of the lane. */
+struct row_part {
+    int vector;
+    size_t at; /* in s, or in v */
+};
+
+__device__ inline row_part part_of(int row, int F, int slice, int g, int t)
+{
+    const int vector = g / 2, f = slice * COLUMNS + 4 * t + 2 * (g % 2);
+    return {vector, vector == 0 ? (size_t)row * F + f : ((size_t)row * 3 + vector - 1) * F + f};
+}
+
 template <typename T, bool GAUSSIAN>
 __global__ void __launch_bounds__(FORWARD_ROWS<T> * 32, 1)
     message_matrix_kernel(matrix_arguments a, const T *__restrict__ features, const T *__restrict__ v_in, float *s,
@@ -303,98 +115,55 @@ __global__ void __launch_bounds__(FORWARD_ROWS<T> * 32, 1)
     extern __shared__ __align__(256) char memory[];
     forward_shared<T> &shared = *(forward_shared<T> *)memory;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, slices = a.F / COLUMNS;
-    int cluster = blockIdx.x, taken = a.clusters.taken[cluster];
-    row_edges r = row_of(a, cluster * FORWARD_ROWS<T> + warp);
-    uint32_t place[2];
-    load_radial_table(a.radial, shared.table);
-    stage_list(shared.rows[0], a.clusters, cluster);
-    load_places(a, r, 0, place);
-    stage_edges<T, FORWARD_PLANES>(a, r, place, shared.edges[0][warp]);
-    commit_copies();
-    wait_copies<0>();
-    __syncthreads();
-    stage_neighbours<T, FORWARD_PLANES>(shared.stage[0], features, a.F, shared.rows[0], abs(taken));
-    stage_weights(shared.weights[0], a.fragments, 0);
-    commit_copies();
-    for (int buffer = 0, list = 0; cluster < a.n_clusters; cluster += gridDim.x, list ^= 1) {
-        const bool all = taken >= 0, goes_on = cluster + gridDim.x < a.n_clusters;
-        const int next_taken = goes_on ? a.clusters.taken[cluster + gridDim.x] : 0;
-        const row_edges next_r = row_of(a, goes_on ? r.row + gridDim.x * FORWARD_ROWS<T> : a.N);
-        staged_edges &edges = shared.edges[list][warp];
+    walk w;
+    for (begin_walk<T, FORWARD_PLANES, 1>(a, features, FORWARD_ROWS<T>, shared, w); w.cluster < a.n_clusters;
+         next_cluster(a, FORWARD_ROWS<T>, slices, w)) {
+        staged_edges &edges = shared.edges[w.list][warp];
         for (int pass = 0, more = 1; more; pass += PASS_EDGES) {
-            more = __syncthreads_or(r.edges > pass + PASS_EDGES);
-            const int tiles = r.edges > pass ? min(TILES, (r.edges - pass + 15) / 16) : 0;
-            if (pass > 0) {
-                load_places(a, r, pass, place);
-                stage_edges<T, FORWARD_PLANES>(a, r, place, edges);
-                commit_copies();
-                wait_copies<0>();
-                __syncwarp();
-            }
+            more = __syncthreads_or(w.row.edges > pass + PASS_EDGES);
+            begin_pass<T, FORWARD_PLANES, 1>(a, pass, shared, w);
+            const int tiles = tiles_of(w.row.edges - pass);
             uint4 phi[TILES][PARTS], unused[PARTS];
 #pragma unroll
             for (int tile = 0; tile < TILES; tile++) {
                 if (tile % 2 == 0 && tile >= tiles) break;
                 edge_cutoff cutoff[2];
-                load_cutoffs(a, edges, r.edges - pass, tile, g, cutoff);
+                load_cutoffs(a, edges, w.row.edges - pass, tile, g, cutoff);
                 edge_fragments<GAUSSIAN, false>(shared.table, cutoff, t, phi[tile], unused);
             }
-            name_neighbours(edges);
-            for (int slice = 0; slice < slices; slice++, buffer ^= 1) {
-                /* what the sums are added to: vector g / 2 of (s, v), two columns */
-                const int f = slice * COLUMNS + 4 * t + 2 * (g % 2), vector = g / 2;
-                const size_t at = ((size_t)r.row * 3 + vector - 1) * a.F + f;
+            name_neighbours<1>(edges);
+            for (int slice = 0; slice < slices; slice++, w.buffer ^= 1) {
+                const row_part to = part_of(w.row.row, a.F, slice, g, t);
                 float2 old = make_float2(0, 0);
-                if (r.row < a.N)
-                    old =
-                        vector == 0 ? load_two(s + (size_t)r.row * a.F + f) : load_two((pass > 0 ? v_out : v_in) + at);
-                wait_copies<0>();
-                __syncthreads();
-                const int next = slice + 1 < slices ? slice + 1 : 0;
-                const bool same = next > 0 || more;
-                if (same || goes_on) {
-                    stage_neighbours<T, FORWARD_PLANES>(shared.stage[buffer ^ 1], features + next * COLUMNS, a.F,
-                                                        shared.rows[same ? list : list ^ 1],
-                                                        abs(same ? taken : next_taken));
-                    stage_weights(shared.weights[buffer ^ 1], a.fragments, next);
-                }
-                if (slice == 0 && goes_on && !more) { /* the next cluster's list and edges */
-                    stage_list(shared.rows[list ^ 1], a.clusters, cluster + gridDim.x);
-                    load_places(a, next_r, 0, place);
-                }
-                if (slice == 1 && goes_on && !more)
-                    stage_edges<T, FORWARD_PLANES>(a, next_r, place, shared.edges[list ^ 1][warp]);
-                commit_copies();
+                if (w.row.row < a.N)
+                    old = to.vector == 0 ? load_two(s + to.at) : load_two((pass > 0 ? v_out : v_in) + to.at);
+                begin_slice<T, FORWARD_PLANES, 1>(a, features, slice, slices, more, shared, w);
                 float sum[4][4] = {};
-                const char *stage = shared.stage[buffer];
-                const uint2 *weights = shared.weights[buffer];
-                if (all)
+                const char *stage = shared.stage[w.buffer];
+                const uint2 *weights = shared.weights[w.buffer];
+                if (w.taken >= 0)
                     forward_slice<T, true>(a, stage, weights, features, edges.edge, phi, tiles, slice * COLUMNS, sum);
                 else
                     forward_slice<T, false>(a, stage, weights, features, edges.edge, phi, tiles, slice * COLUMNS, sum);
                 const float2 part = sum_over_rows(sum, g);
-                if (r.row >= a.N) continue;
-                if (vector == 0)
-                    store_two(s + (size_t)r.row * a.F + f, old.x + part.x * a.scale, old.y + part.y * a.scale);
+                if (w.row.row >= a.N) continue;
+                if (to.vector == 0)
+                    store_two(s + to.at, old.x + part.x * a.scale, old.y + part.y * a.scale);
                 else
-                    store_two(v_out + at, old.x + part.x * a.scale, old.y + part.y * a.scale);
+                    store_two(v_out + to.at, old.x + part.x * a.scale, old.y + part.y * a.scale);
             }
         }
-        if (slices > 2)
-            wait_copies<1>(); /* the edges; the first slice is still on its way */
-        else
-            wait_copies<0>();
-        __syncwarp();
-        taken = next_taken;
-        r = next_r;
     }
 }
 
 /* ---------------------------------------------------------------------------------------------- reverse */
 
+constexpr int PAIR =
+    2; /* warps of a row: each has eight of the slice's columns, and makes the fragments of half the tiles */
+
 template <typename T> struct reverse_shared {
     alignas(256) char stage[2][REVERSE_SEATS<T> * REVERSE_PLANES * COLUMNS * sizeof(T)];
-    uint4 fragments[REVERSE_ROWS<T>][TILES][2][SPLIT<T> ? 3 : 2][32]; /* of phi and dphi/dd */
+    uint4 fragments[REVERSE_ROWS<T>][TILES][2][STORED<T>][32]; /* of phi and dphi/dd; then sums of edges */
     uint2 weights[2][SLICE_FRAGMENTS];
     int32_t rows[2][REVERSE_SEATS<T>];
     staged_edges edges[2][REVERSE_ROWS<T>];
@@ -402,233 +171,244 @@ template <typename T> struct reverse_shared {
 };
 
 /* A lane's fragments of one tile to shared memory and back; mixed has no low halves. */
-template <bool SPLIT_, int STORED> __device__ inline void keep(uint4 (*to)[32], const uint4 (&a)[PARTS], int lane)
+template <bool SPLIT_, int STORED_> __device__ inline void keep(uint4 (*to)[32], const uint4 (&a)[PARTS], int lane)
 {
     to[0][lane] = a[0];
     to[1][lane] = a[2];
-    if (SPLIT_) to[STORED - 1][lane] = a[1];
+    if (SPLIT_) to[STORED_ - 1][lane] = a[1];
 }
 
-template <bool SPLIT_, int STORED> __device__ inline void recall(const uint4 (*from)[32], uint4 (&a)[PARTS], int lane)
+template <bool SPLIT_, int STORED_> __device__ inline void recall(const uint4 (*from)[32], uint4 (&a)[PARTS], int lane)
 {
     a[0] = from[0][lane];
     a[2] = from[1][lane];
-    if (SPLIT_) a[1] = from[STORED - 1][lane];
+    if (SPLIT_) a[1] = from[STORED_ - 1][lane];
+}
+
+/* Where a lane's two columns of a slice begin: column n of a warp's tile is column n of its eight. */
+__device__ inline int lane_column(int half, int t)
+{
+    return 8 * half + 2 * t;
+}
+
+/* The lane's two columns of the four planes of an edge's neighbour; stage: at the lane's columns of its warp's eight in the
+ * first plane. The stage begins at a multiple of a seat's bytes, so the turn of a seat works on the address too. */
+template <typename T, bool ALL>
+__device__ inline void gather_planes(uint32_t stage, const T *adj, int F, int neighbour, int half, int column,
+                                     float2 (&to)[REVERSE_PLANES])
+{
+    constexpr int BYTES = COLUMNS * sizeof(T);
+    const uint32_t at = stage + neighbour ^ half * 8 * (int)sizeof(T);
+#pragma unroll
+    for (int p = 0; p < REVERSE_PLANES; p++)
+        if (ALL || neighbour >= 0)
+            to[p] = load_two_at(at ^ p * BYTES, T());
+        else
+            to[p] = load_two(adj + ((size_t)(-1 - neighbour) * REVERSE_PLANES + p) * F + column);
 }
 
 /* What one slice adds to the adjoints of a row's features x [5], and to those of its edges (u, d). */
 template <typename T, bool ALL>
-__device__ inline void reverse_slice(const matrix_arguments &a, const reverse_shared<T> &shared, const char *stage,
-                                     const uint2 *weights, const float4 *geometry, const T *adj, int tiles, int slice,
-                                     const float (&x)[5][4], float (&x_adj)[5][4], float (&edge_adj)[TILES][2][4])
+__device__ inline void reverse_slice(const matrix_arguments &a, const uint4 (*fragments)[2][STORED<T>][32],
+                                     const char *stage, const uint2 *weights, const float4 *geometry, const T *adj,
+                                     int tiles, int slice, const float2 (&x)[5], float2 (&x_adj)[5],
+                                     float (&edge_adj)[TILES][2][4])
 {
-    constexpr int STORED = SPLIT<T> ? 3 : 2;
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, column = slice * COLUMNS;
-    uint2 b[3][2][PARTS]; /* mixed has no registers for all of them at once */
+    const int half = threadIdx.x / 32 % PAIR, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    const int column = slice * COLUMNS + lane_column(half, t);
+    const uint32_t lane_stage = shared_address(stage) + 2 * t * sizeof(T);
+    uint2 b[3][PARTS];
 #pragma unroll
-    for (int kind = 0; kind < (SPLIT<T> ? 3 : 0); kind++) load_weights<SPLIT<T>>(weights, kind, lane, b[kind]);
+    for (int kind = 0; kind < 3; kind++)
+#pragma unroll
+        for (int part = 0; part < PARTS; part++)
+            if (SPLIT<T> || part != 1) b[kind][part] = weights[((kind * 2 + half) * PARTS + part) * 32 + lane];
 #pragma unroll
     for (int tile = 0; tile < TILES; tile++) {
         if (tile % 2 == 0 && tile >= tiles) break; /* in pairs: fewer branches */
-        uint4 phi[PARTS], dphi[PARTS];
-        recall<SPLIT<T>, STORED>(shared.fragments[warp][tile][0], phi, lane);
-        recall<SPLIT<T>, STORED>(shared.fragments[warp][tile][1], dphi, lane);
         float4 r[2];
-        float in[2][4][4]; /* s_adj, v_adj (3) of the neighbours */
+        float2 in[2][REVERSE_PLANES], along[2]; /* s_adj, v_adj (3) of the neighbours; - u . v_adj */
 #pragma unroll
         for (int h = 0; h < 2; h++) {
             r[h] = geometry[tile * 16 + 8 * h + g];
-#pragma unroll
-            for (int p = 0; p < 4; p++)
-                gather<T, REVERSE_PLANES, ALL>(stage, adj, a.F, __float_as_int(r[h].w), p, column, t, in[h][p]);
+            gather_planes<T, ALL>(lane_stage, adj, a.F, __float_as_int(r[h].w), half, column, in[h]);
+            along[h].x = -(r[h].x * in[h][1].x + r[h].y * in[h][2].x + r[h].z * in[h][3].x);
+            along[h].y = -(r[h].x * in[h][1].y + r[h].y * in[h][2].y + r[h].z * in[h][3].y);
         }
-        float W[2][4], dW[2][4];
-        if (!SPLIT<T>) load_weights<false>(weights, 0, lane, b[0]);
-        filter<SPLIT<T>>(phi, b[0], W);
-        filter<SPLIT<T>>(dphi, b[0], dW);
+        uint4 phi[PARTS];
+        float W[3][4];
+        recall<SPLIT<T>, STORED<T>>(fragments[tile][0], phi, lane);
 #pragma unroll
-        for (int h = 0; h < 2; h++)
+        for (int kind = 0; kind < 3; kind++) filter_tile<SPLIT<T>>(phi, b[kind], W[kind]);
 #pragma unroll
-            for (int q = 0; q < 4; q++) {
-                const int at = 2 * h + q % 2;
-                x_adj[0][q] += W[q / 2][at] * in[h][0][q];
-                edge_adj[tile][h][3] += dW[q / 2][at] * (x[0][q] * in[h][0][q]);
+        for (int h = 0; h < 2; h++) {
+            const float2 R = make_float2(W[1][2 * h] * x[1].x, W[1][2 * h + 1] * x[1].y);
+            x_adj[0].x += W[0][2 * h] * in[h][0].x, x_adj[0].y += W[0][2 * h + 1] * in[h][0].y;
+            x_adj[1].x += W[1][2 * h] * along[h].x, x_adj[1].y += W[1][2 * h + 1] * along[h].y;
+#pragma unroll
+            for (int c = 0; c < 3; c++) {
+                x_adj[2 + c].x += W[2][2 * h] * in[h][1 + c].x, x_adj[2 + c].y += W[2][2 * h + 1] * in[h][1 + c].y;
+                edge_adj[tile][h][c] -= R.x * in[h][1 + c].x;
+                edge_adj[tile][h][c] -= R.y * in[h][1 + c].y;
             }
-        if (!SPLIT<T>) load_weights<false>(weights, 1, lane, b[1]);
-        filter<SPLIT<T>>(phi, b[1], W);
-        filter<SPLIT<T>>(dphi, b[1], dW);
+        }
+        recall<SPLIT<T>, STORED<T>>(fragments[tile][1], phi, lane); /* of dphi/dd */
 #pragma unroll
-        for (int h = 0; h < 2; h++)
+        for (int kind = 0; kind < 3; kind++) filter_tile<SPLIT<T>>(phi, b[kind], W[kind]);
 #pragma unroll
-            for (int q = 0; q < 4; q++) {
-                const int at = 2 * h + q % 2;
-                const float along = -(r[h].x * in[h][1][q] + r[h].y * in[h][2][q] + r[h].z * in[h][3][q]);
-                const float R = W[q / 2][at] * x[1][q];
-                x_adj[1][q] += W[q / 2][at] * along;
-                edge_adj[tile][h][3] += dW[q / 2][at] * (x[1][q] * along);
-#pragma unroll
-                for (int c = 0; c < 3; c++) edge_adj[tile][h][c] -= R * in[h][1 + c][q];
-            }
-        if (!SPLIT<T>) load_weights<false>(weights, 2, lane, b[2]);
-        filter<SPLIT<T>>(phi, b[2], W);
-        filter<SPLIT<T>>(dphi, b[2], dW);
-#pragma unroll
-        for (int h = 0; h < 2; h++)
-#pragma unroll
-            for (int q = 0; q < 4; q++) {
-                const int at = 2 * h + q % 2;
-                const float inner = x[2][q] * in[h][1][q] + x[3][q] * in[h][2][q] + x[4][q] * in[h][3][q];
-                edge_adj[tile][h][3] += dW[q / 2][at] * inner;
-#pragma unroll
-                for (int c = 0; c < 3; c++) x_adj[2 + c][q] += W[q / 2][at] * in[h][1 + c][q];
-            }
+        for (int h = 0; h < 2; h++) {
+            edge_adj[tile][h][3] += W[0][2 * h] * (x[0].x * in[h][0].x);
+            edge_adj[tile][h][3] += W[0][2 * h + 1] * (x[0].y * in[h][0].y);
+            edge_adj[tile][h][3] += W[1][2 * h] * (x[1].x * along[h].x);
+            edge_adj[tile][h][3] += W[1][2 * h + 1] * (x[1].y * along[h].y);
+            edge_adj[tile][h][3] += W[2][2 * h] * (x[2].x * in[h][1].x + x[3].x * in[h][2].x + x[4].x * in[h][3].x);
+            edge_adj[tile][h][3] += W[2][2 * h + 1] * (x[2].y * in[h][1].y + x[3].y * in[h][2].y + x[4].y * in[h][3].y);
+        }
     }
+}
+
+/* Over the eight rows g, by halves. Lane 4g + t is left with column g % 2 of its two: of plane g / 2 in *four, and, where
+ * g < 2, of plane 4 in *last. */
+__device__ inline void sum_planes(const float2 (&x)[5], int g, float *four, float *last)
+{
+    const bool upper = g & 4, odd = g & 2, right = g & 1;
+    float2 two[2], one;
+#pragma unroll
+    for (int p = 0; p < 2; p++) {
+        two[p].x = (upper ? x[2 + p].x : x[p].x) + __shfl_xor_sync(0xffffffffu, upper ? x[p].x : x[2 + p].x, 16);
+        two[p].y = (upper ? x[2 + p].y : x[p].y) + __shfl_xor_sync(0xffffffffu, upper ? x[p].y : x[2 + p].y, 16);
+    }
+    one.x = (odd ? two[1].x : two[0].x) + __shfl_xor_sync(0xffffffffu, odd ? two[0].x : two[1].x, 8);
+    one.y = (odd ? two[1].y : two[0].y) + __shfl_xor_sync(0xffffffffu, odd ? two[0].y : two[1].y, 8);
+    *four = (right ? one.y : one.x) + __shfl_xor_sync(0xffffffffu, right ? one.x : one.y, 4);
+    float sum = (right ? x[4].y : x[4].x) + __shfl_xor_sync(0xffffffffu, right ? x[4].x : x[4].y, 4);
+    sum += __shfl_xor_sync(0xffffffffu, sum, 8);
+    *last = sum + __shfl_xor_sync(0xffffffffu, sum, 16);
 }
 
 /* features_adj = sums over all passes; until the last they are in the block's part of `sums`, because features_adj stands in
- * the place of features, which every pass reads. Four planes by the tree of sum_over_rows, the fifth by the same tree. */
+ * the place of features, which every pass reads. */
 template <typename T>
-__device__ inline void add_feature_adjoints(const matrix_arguments &a, int row, int column, bool again, bool more,
-                                            const float (&x_adj)[5][4], T *features_adj)
+__device__ inline void add_feature_adjoints(const matrix_arguments &a, int row, int slice, bool again, bool more,
+                                            const float2 (&x_adj)[5], T *features_adj)
 {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const float four[4][4] = {{x_adj[0][0], x_adj[0][1], x_adj[0][2], x_adj[0][3]},
-                              {x_adj[1][0], x_adj[1][1], x_adj[1][2], x_adj[1][3]},
-                              {x_adj[2][0], x_adj[2][1], x_adj[2][2], x_adj[2][3]},
-                              {x_adj[3][0], x_adj[3][1], x_adj[3][2], x_adj[3][3]}};
-    const float last[4][4] = {{x_adj[4][0], x_adj[4][1], x_adj[4][2], x_adj[4][3]}};
-    const float2 parts[2] = {sum_over_rows(four, g), sum_over_rows(last, g)};
+    const int f = slice * COLUMNS + lane_column(warp % PAIR, t) + g % 2;
+    float part[2];
+    sum_planes(x_adj, g, &part[0], &part[1]);
 #pragma unroll
     for (int p = 0; p < 2; p++) {
-        const int plane = p == 0 ? g / 2 : 4, f = column + 4 * t + 2 * (g % 2);
-        if (p == 1 && g / 2 != 0) break;
-        float *sum = a.sums + ((size_t)(blockIdx.x * REVERSE_ROWS<T> + warp) * 5 + plane) * a.F + f;
-        float2 out = make_float2(parts[p].x * a.scale, parts[p].y * a.scale);
-        if (again) out.x += sum[0], out.y += sum[1];
+        const int plane = p == 0 ? g / 2 : 4;
+        if (p == 1 && g >= 2) break;
+        float *sum = a.sums + ((size_t)(blockIdx.x * REVERSE_ROWS<T> + warp / PAIR) * 5 + plane) * a.F + f;
+        float out = part[p] * a.scale;
+        if (again) out += *sum;
         if (more)
-            store_two(sum, out.x, out.y);
+            *sum = out;
         else
-            store_two(features_adj + ((size_t)row * 5 + plane) * a.F + f, out.x, out.y);
+            features_adj[((size_t)row * 5 + plane) * a.F + f] = T(out);
     }
 }
 
-/* Adds (u_adj, d_adj) of the pass's edges, summed over the four lanes t: lane t keeps component t. */
-__device__ inline void add_edge_adjoints(const matrix_arguments &a, const row_edges &r, int pass, float scale,
-                                         const float (&part)[TILES][2][4], edge_adjoint<float> *edge_adj)
+/* Over the four lanes t, by halves: lane t is left with component t. */
+__device__ inline float sum_lanes(const float (&p)[4], int t)
 {
-    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    uint32_t place[2 * TILES];
-    float old[2 * TILES];
+    float two[2];
 #pragma unroll
-    for (int q = 0; q < 2 * TILES; q++)
-        if (pass + 8 * q + g < r.edges) place[q] = a.clusters.places[r.first + pass + 8 * q + g] >> 16;
+    for (int k = 0; k < 2; k++)
+        two[k] = (t & 2 ? p[2 + k] : p[k]) + __shfl_xor_sync(0xffffffffu, t & 2 ? p[k] : p[2 + k], 2);
+    return (t & 1 ? two[1] : two[0]) + __shfl_xor_sync(0xffffffffu, t & 1 ? two[0] : two[1], 1);
+}
+
+/* Adds (u_adj, d_adj) of the pass's edges over the row's two warps: each gives the other its sums of the other's tiles by
+ * `room` [PASS_EDGES][4], which both have done with. All threads of the block come here. */
+__device__ inline void add_edge_adjoints(const matrix_arguments &a, const row_edges &r, int pass, float scale,
+                                         const float (&part)[TILES][2][4], float (*room)[4],
+                                         edge_adjoint<float> *edge_adj)
+{
+    const int half = threadIdx.x / 32 % PAIR, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    uint32_t place[TILES];
+    float own[TILES], old[TILES];
 #pragma unroll
-    for (int q = 0; q < 2 * TILES; q++)
-        if (pass + 8 * q + g < r.edges) old[q] = ((const float *)(edge_adj + r.first + place[q]))[t]; /* u[3], d */
+    for (int q = 0; q < TILES; q++) { /* edges 8q + g of the warp's half of the pass */
+        const int e = pass + 32 * half + 8 * q + g;
+        if (e < r.edges) place[q] = a.clusters.places[r.first + e] >> 16;
+    }
+#pragma unroll
+    for (int q = 0; q < TILES; q++)
+        if (pass + 32 * half + 8 * q + g < r.edges)
+            old[q] = ((const float *)(edge_adj + r.first + place[q]))[t]; /* u[3], d */
+    __syncthreads();
 #pragma unroll
     for (int q = 0; q < 2 * TILES; q++) {
-        const float(&p)[4] = part[q / 2][q % 2];
-        float two[2], one;
+        const float sum = sum_lanes(part[q / 2][q % 2], t);
+        if (q / TILES != half)
+            room[8 * q + g][t] = sum;
+        else
+            own[q % TILES] = sum;
+    }
+    __syncthreads();
 #pragma unroll
-        for (int k = 0; k < 2; k++)
-            two[k] = (t & 2 ? p[2 + k] : p[k]) + __shfl_xor_sync(0xffffffffu, t & 2 ? p[k] : p[2 + k], 2);
-        one = (t & 1 ? two[1] : two[0]) + __shfl_xor_sync(0xffffffffu, t & 1 ? two[0] : two[1], 1);
-        if (pass + 8 * q + g < r.edges) ((float *)(edge_adj + r.first + place[q]))[t] = old[q] + one * scale;
+    for (int q = 0; q < TILES; q++) {
+        const int e = 32 * half + 8 * q + g;
+        if (pass + e >= r.edges) continue;
+        const float both = half == 0 ? own[q] + room[e][t] : room[e][t] + own[q];
+        ((float *)(edge_adj + r.first + place[q]))[t] = old[q] + both * scale;
     }
 }
 
 template <typename T, bool GAUSSIAN>
-__global__ void __launch_bounds__(REVERSE_ROWS<T> * 32, 1)
+__global__ void __launch_bounds__(REVERSE_ROWS<T> *PAIR * 32, 1)
     message_matrix_reverse_kernel(matrix_arguments a, const T *features, const T *__restrict__ adj, T *features_adj,
                                   edge_adjoint<float> *edge_adj)
 {
     extern __shared__ __align__(256) char memory[];
     reverse_shared<T> &shared = *(reverse_shared<T> *)memory;
-    constexpr int STORED = SPLIT<T> ? 3 : 2;
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, slices = a.F / COLUMNS;
-    int cluster = blockIdx.x, taken = a.clusters.taken[cluster];
-    row_edges r = row_of(a, cluster * REVERSE_ROWS<T> + warp);
-    uint32_t place[2];
-    load_radial_table(a.radial, shared.table);
-    stage_list(shared.rows[0], a.clusters, cluster);
-    load_places(a, r, 0, place);
-    stage_edges<T, REVERSE_PLANES>(a, r, place, shared.edges[0][warp]);
-    commit_copies();
-    wait_copies<0>();
-    __syncthreads();
-    stage_neighbours<T, REVERSE_PLANES>(shared.stage[0], adj, a.F, shared.rows[0], abs(taken));
-    stage_weights(shared.weights[0], a.fragments, 0);
-    commit_copies();
-    for (int buffer = 0, list = 0; cluster < a.n_clusters; cluster += gridDim.x, list ^= 1) {
-        const bool all = taken >= 0, goes_on = cluster + gridDim.x < a.n_clusters;
-        const int next_taken = goes_on ? a.clusters.taken[cluster + gridDim.x] : 0;
-        const row_edges next_r = row_of(a, goes_on ? r.row + gridDim.x * REVERSE_ROWS<T> : a.N);
-        staged_edges &edges = shared.edges[list][warp];
+    const int warp = threadIdx.x / 32, own = warp / PAIR, half = warp % PAIR, lane = threadIdx.x % 32, g = lane / 4,
+              t = lane % 4, slices = a.F / COLUMNS;
+    walk w;
+    for (begin_walk<T, REVERSE_PLANES, PAIR>(a, adj, REVERSE_ROWS<T>, shared, w); w.cluster < a.n_clusters;
+         next_cluster(a, REVERSE_ROWS<T>, slices, w)) {
+        staged_edges &edges = shared.edges[w.list][own];
         for (int pass = 0, more = 1; more; pass += PASS_EDGES) {
-            more = __syncthreads_or(r.edges > pass + PASS_EDGES);
-            const int tiles = r.edges > pass ? min(TILES, (r.edges - pass + 15) / 16) : 0;
-            if (pass > 0) {
-                load_places(a, r, pass, place);
-                stage_edges<T, REVERSE_PLANES>(a, r, place, edges);
-                commit_copies();
-                wait_copies<0>();
-                __syncwarp();
-            }
+            more = __syncthreads_or(w.row.edges > pass + PASS_EDGES);
+            begin_pass<T, REVERSE_PLANES, PAIR>(a, pass, shared, w);
+            const int tiles = tiles_of(w.row.edges - pass);
 #pragma unroll
-            for (int tile = 0; tile < TILES; tile++) {
-                if (tile % 2 == 0 && tile >= tiles) break;
+            for (int k = 0; k < TILES / PAIR; k++) {
+                const int tile = half * (TILES / PAIR) + k;
+                if (half * (TILES / PAIR) >= tiles) break;
                 uint4 phi[PARTS], dphi[PARTS];
                 edge_cutoff cutoff[2];
-                load_cutoffs(a, edges, r.edges - pass, tile, g, cutoff);
+                load_cutoffs(a, edges, w.row.edges - pass, tile, g, cutoff);
                 edge_fragments<GAUSSIAN, true>(shared.table, cutoff, t, phi, dphi);
-                keep<SPLIT<T>, STORED>(shared.fragments[warp][tile][0], phi, lane);
-                keep<SPLIT<T>, STORED>(shared.fragments[warp][tile][1], dphi, lane);
+                keep<SPLIT<T>, STORED<T>>(shared.fragments[own][tile][0], phi, lane);
+                keep<SPLIT<T>, STORED<T>>(shared.fragments[own][tile][1], dphi, lane);
             }
-            name_neighbours(edges);
+            name_neighbours<PAIR>(edges);
             float to_edges[TILES][2][4] = {};
-            for (int slice = 0; slice < slices; slice++, buffer ^= 1) {
-                float x[5][4] = {}, x_adj[5][4] = {};
+            for (int slice = 0; slice < slices; slice++, w.buffer ^= 1) {
+                float2 x[5] = {}, x_adj[5] = {};
 #pragma unroll
                 for (int q = 0; q < 5; q++)
-                    if (r.row < a.N)
-                        load_four(features + ((size_t)r.row * 5 + q) * a.F + slice * COLUMNS + 4 * t, x[q]);
-                wait_copies<0>();
-                __syncthreads();
-                const int next = slice + 1 < slices ? slice + 1 : 0;
-                const bool same = next > 0 || more;
-                if (same || goes_on) {
-                    stage_neighbours<T, REVERSE_PLANES>(shared.stage[buffer ^ 1], adj + next * COLUMNS, a.F,
-                                                        shared.rows[same ? list : list ^ 1],
-                                                        abs(same ? taken : next_taken));
-                    stage_weights(shared.weights[buffer ^ 1], a.fragments, next);
-                }
-                if (slice == 0 && goes_on && !more) { /* the next cluster's list and edges */
-                    stage_list(shared.rows[list ^ 1], a.clusters, cluster + gridDim.x);
-                    load_places(a, next_r, 0, place);
-                }
-                if (slice == 1 && goes_on && !more)
-                    stage_edges<T, REVERSE_PLANES>(a, next_r, place, shared.edges[list ^ 1][warp]);
-                commit_copies();
-                if (r.row >= a.N) continue;
-                const char *stage = shared.stage[buffer];
-                const uint2 *weights = shared.weights[buffer];
-                if (all)
-                    reverse_slice<T, true>(a, shared, stage, weights, edges.edge, adj, tiles, slice, x, x_adj,
-                                           to_edges);
+                    if (w.row.row < a.N)
+                        x[q] = load_two(features + ((size_t)w.row.row * 5 + q) * a.F + slice * COLUMNS +
+                                        lane_column(half, t));
+                begin_slice<T, REVERSE_PLANES, PAIR>(a, adj, slice, slices, more, shared, w);
+                if (w.row.row >= a.N) continue;
+                const char *stage = shared.stage[w.buffer];
+                const uint2 *weights = shared.weights[w.buffer];
+                if (w.taken >= 0)
+                    reverse_slice<T, true>(a, shared.fragments[own], stage, weights, edges.edge, adj, tiles, slice, x,
+                                           x_adj, to_edges);
                 else
-                    reverse_slice<T, false>(a, shared, stage, weights, edges.edge, adj, tiles, slice, x, x_adj,
-                                            to_edges);
-                add_feature_adjoints(a, r.row, slice * COLUMNS, pass > 0, more, x_adj, features_adj);
+                    reverse_slice<T, false>(a, shared.fragments[own], stage, weights, edges.edge, adj, tiles, slice, x,
+                                            x_adj, to_edges);
+                add_feature_adjoints(a, w.row.row, slice, pass > 0, more, x_adj, features_adj);
             }
-            add_edge_adjoints(a, r, pass, a.scale / adjoint_scale<T>, to_edges, edge_adj);
+            add_edge_adjoints(a, w.row, pass, a.scale / adjoint_scale<T>, to_edges, (float(*)[4])shared.fragments[own],
+                              edge_adj);
         }
-        if (slices > 2)
-            wait_copies<1>(); /* the edges; the first slice is still on its way */
-        else
-            wait_copies<0>();
-        __syncwarp();
-        taken = next_taken;
-        r = next_r;
     }
 }
 
@@ -637,37 +417,6 @@ __global__ void __launch_bounds__(REVERSE_ROWS<T> * 32, 1)
 bool message_matrix_fits(int F, int K)
 {
     return K <= MATRIX_K && F % COLUMNS == 0 && F > COLUMNS; /* a cluster's list comes during its first slice */
-}
-
-size_t message_matrix_fragments(int F)
-{
-    return (size_t)F / COLUMNS * 3 * 2 * PARTS * 32;
-}
-
-float message_matrix_pack(const double *filter, int F, int K, uint2 *fragments)
-{
-    double largest = 0;
-    for (size_t q = 0; q < (size_t)(K + 1) * 3 * F; q++) largest = fmax(largest, fabs(filter[q]));
-    int exponent = 0;
-    frexp(largest, &exponent);
-    const double up = largest > 0 ? ldexp(1.0, 11 - exponent) : 1; /* the largest weight comes near 2^10 */
-    for (size_t q = 0; q < message_matrix_fragments(F); q++) {
-        const int lane = q % 32, part = q / 32 % PARTS, half = q / 32 / PARTS % 2, kind = q / 32 / PARTS / 2 % 3;
-        const int slice = (int)(q / 32 / PARTS / 2 / 3), n = lane / 4, t = lane % 4;
-        const int f = slice * COLUMNS + 4 * (n / 2) + 2 * half + n % 2; /* column n of the tile is the lanes' column */
-        uint16_t bits[4];
-        for (int input = 0; input < 4; input++) {
-            int function;
-            bool low;
-            weight_of(part, t, input, &function, &low);
-            const int k = function == MATRIX_K ? K : function < K ? function : -1;
-            const float w = k < 0 ? 0 : (float)(filter[((size_t)k * 3 + kind) * F + f] * up);
-            const __half hi = __float2half_rn(w), value = low ? __float2half_rn(w - __half2float(hi)) : hi;
-            memcpy(&bits[input], &value, sizeof bits[input]);
-        }
-        fragments[q] = make_uint2(bits[0] | (uint32_t)bits[1] << 16, bits[2] | (uint32_t)bits[3] << 16);
-    }
-    return (float)(1 / up);
 }
 
 template <typename T> bool message_matrix_suits(const state<T> *s)
@@ -700,8 +449,9 @@ template size_t message_matrix_sums(const state<__half> *);
 
 /* The arguments of a layer, with the clusters made anew where others are there. */
 template <typename T>
-static mlff_status arguments_of(state<T> *s, int l, int rows, int seats, matrix_arguments *a, mlff_error *error)
+static mlff_status arguments_of(state<T> *s, int l, bool reverse, matrix_arguments *a, mlff_error *error)
 {
+    const int rows = reverse ? REVERSE_ROWS<T> : FORWARD_ROWS<T>, seats = reverse ? REVERSE_SEATS<T> : FORWARD_SEATS<T>;
     if (s->clusters.n_rows != rows) {
         s->clusters.n_rows = rows;
         s->clusters.seats = seats;
@@ -712,7 +462,7 @@ static mlff_status arguments_of(state<T> *s, int l, int rows, int seats, matrix_
           s->w.F,
           (s->N + rows - 1) / rows,
           radial_of(s->w),
-          w.fragments,
+          reverse ? w.fragments_reverse : w.fragments,
           w.fragment_scale,
           s->first,
           s->count,
@@ -726,7 +476,7 @@ static mlff_status arguments_of(state<T> *s, int l, int rows, int seats, matrix_
 template <typename T> mlff_status message_matrix_forward(state<T> *s, int l, mlff_error *error)
 {
     matrix_arguments a;
-    MLFF_TRY(arguments_of(s, l, FORWARD_ROWS<T>, FORWARD_SEATS<T>, &a, error));
+    MLFF_TRY(arguments_of(s, l, false, &a, error));
     const int threads = FORWARD_ROWS<T> * 32;
     const auto kernel = a.radial.gaussian ? message_matrix_kernel<T, true> : message_matrix_kernel<T, false>;
     const int blocks = blocks_for(kernel, threads, sizeof(forward_shared<T>), a.n_clusters);
@@ -739,8 +489,8 @@ template <typename T> mlff_status message_matrix_forward(state<T> *s, int l, mlf
 template <typename T> mlff_status message_matrix_reverse(state<T> *s, int l, mlff_error *error)
 {
     matrix_arguments a;
-    MLFF_TRY(arguments_of(s, l, REVERSE_ROWS<T>, REVERSE_SEATS<T>, &a, error));
-    const int threads = REVERSE_ROWS<T> * 32;
+    MLFF_TRY(arguments_of(s, l, true, &a, error));
+    const int threads = REVERSE_ROWS<T> * PAIR * 32;
     const auto kernel =
         a.radial.gaussian ? message_matrix_reverse_kernel<T, true> : message_matrix_reverse_kernel<T, false>;
     const int blocks = blocks_for(kernel, threads, sizeof(reverse_shared<T>), a.n_clusters);

@@ -22,25 +22,21 @@ constexpr int MATRIX_K = 20;
 constexpr int PARTS = 3; /* fragments of 16 edges, or of a weight tile: high halves, low halves, the fourth step */
 
 /* What a lane needs of its functions, in single. Gaussians: offset, sqrt(log2(e)/2)/width for 2^-(.)^2, and what its
- * argument is multiplied by in the derivative; Bessel functions: the frequency. */
+ * argument is multiplied by in the derivative; Bessel functions: frequency/pi in two parts, frequency. */
 struct radial_table {
     float4 function[MATRIX_K];
 };
 
 __device__ inline void load_radial_table(const radial_parameters &p, radial_table &table)
 {
-    const double root = 0.84932180028801907; /* sqrt(log2(e)/2) */
+    const double root = 0.84932180028801907, pi = 3.14159265358979323846; /* sqrt(log2(e)/2) */
     for (int k = threadIdx.x; k < MATRIX_K; k += blockDim.x) {
         const double centre = k < p.K ? p.centre[k] : 0, inverse = k < p.K && p.gaussian ? p.inverse_width[k] : 0;
-        table.function[k] = make_float4((float)centre, (float)(inverse * root), (float)(-inverse / root), 0);
+        const float high = (float)(centre / pi);
+        table.function[k] = p.gaussian
+                                ? make_float4((float)centre, (float)(inverse * root), (float)(-inverse / root), 0)
+                                : make_float4(high, (float)(centre / pi - (double)high), (float)centre, 0);
     }
-}
-
-__device__ inline float power_of_two(float x)
-{
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
 }
 
 struct edge_cutoff {
@@ -49,10 +45,9 @@ struct edge_cutoff {
 
 __device__ inline edge_cutoff cutoff_of(const radial_parameters &p, float d)
 {
-    const float inverse = (float)(1 / p.cutoff);
-    float s, c;
-    sincospif(d * inverse, &s, &c);
-    return {d, 0.5f * (c + 1), -0.5f * 3.14159265f * inverse * s};
+    edge_cutoff e = {d, 0, 0};
+    cutoff_function(p, d, &e.fc, &e.dfc);
+    return e;
 }
 
 /* phi_k and dphi_k/dd; functions beyond the model's have zero weights */
@@ -65,11 +60,11 @@ __device__ inline void radial_value(const float4 &f, const edge_cutoff &e, float
         rbf = power_of_two(-z * z);
         drbf = z * f.z * rbf;
     } else {
-        const float inverse = 1 / e.d;
-        float s, c;
-        sincosf(f.x * e.d, &s, &c);
-        rbf = s * inverse;
-        drbf = (f.x * c - rbf) * inverse;
+        const float x = f.x * e.d, lost = 3.14159265f * (fmaf(f.x, e.d, -x) + f.y * e.d), inverse = 1 / e.d;
+        float s, c; /* what rounding took from the argument, by the first derivative */
+        sincospif(x, &s, &c);
+        rbf = (s + lost * c) * inverse;
+        drbf = (f.z * (c - lost * s) - rbf) * inverse;
     }
     *phi = rbf * e.fc;
     *dphi = drbf * e.fc + rbf * e.dfc;
@@ -145,22 +140,27 @@ __device__ inline void mma_half(float (&c)[4], const uint4 &a, const uint2 &b)
         : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y));
 }
 
-/* W of 16 edges and 16 features (two tiles of 8): W of row g + 8h and the lane's column q is c[q / 2][2 * h + q % 2].
- * SPLIT: with the low halves. Small parts first. */
+/* W of 16 edges and 8 features: W of row g + 8h and the lane's column q is c[2 * h + q]. SPLIT: with the low halves. Small
+ * parts first. */
+template <bool SPLIT>
+__device__ inline void filter_tile(const uint4 (&a)[PARTS], const uint2 (&b)[PARTS], float (&c)[4])
+{
+#pragma unroll
+    for (int q = 0; q < 4; q++) c[q] = 0;
+    if (SPLIT) {
+        mma_half(c, a[1], b[0]);
+        mma_half(c, a[0], b[1]);
+    }
+    mma_half(c, a[2], b[2]);
+    mma_half(c, a[0], b[0]);
+}
+
+/* W of 16 edges and 16 features: W of row g + 8h and the lane's column q is c[q / 2][2 * h + q % 2]. */
 template <bool SPLIT>
 __device__ inline void filter(const uint4 (&a)[PARTS], const uint2 (&b)[2][PARTS], float (&c)[2][4])
 {
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-#pragma unroll
-        for (int q = 0; q < 4; q++) c[half][q] = 0;
-        if (SPLIT) {
-            mma_half(c[half], a[1], b[half][0]);
-            mma_half(c[half], a[0], b[half][1]);
-        }
-        mma_half(c[half], a[2], b[half][2]);
-        mma_half(c[half], a[0], b[half][0]);
-    }
+    filter_tile<SPLIT>(a, b[0], c[0]);
+    filter_tile<SPLIT>(a, b[1], c[1]);
 }
 
 } // namespace mlff

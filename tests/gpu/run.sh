@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# Runs the GPU tests that pack.sh packed:  run.sh [tests|accuracy|layers|sanitizers]...   (default: the first three)
+set -u
+cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
+export LD_LIBRARY_PATH=$PWD/lib MLFF_LIBRARY=$PWD/lib/libmlff.so MLFF_FIXTURES=$PWD/fixtures OMP_WAIT_POLICY=passive
+parts=("$@")
+if [ $# -eq 0 ]; then parts=(tests accuracy layers); fi
+failed=0
+nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
+
+run_tests() {
+    local name log
+    log=$(mktemp)
+    for name in evaluate widths sizes engine_input input memory graph neighbours gpu_faults; do
+        if timeout 120 "bin/test_$name" cuda >"$log" 2>&1; then
+            echo "test_$name: $(grep -c '^\[       OK' "$log") passed, $(grep -c '^\[  SKIPPED \] [a-z]' "$log") skipped"
+        else
+            failed=1
+            echo "test_$name: exit status $?"
+            grep -vE '^\[ RUN|^\[       OK' "$log" | head -40
+        fi
+    done
+    rm -f "$log"
+}
+
+layers() {
+    local model=$1 precision
+    for precision in single mixed double; do
+        echo "== $precision"
+        timeout 120 bin/mlff_layers "$model" cuda "$precision" 48 || failed=1
+    done
+}
+
+# Small cases: the matrix units' clusters need 1,024 rows, so 11^3 atoms.
+sanitizers() {
+    local model=$1 tool precision
+    for tool in memcheck racecheck initcheck; do
+        for precision in single mixed; do
+            echo "== $tool, $precision"
+            timeout 300 compute-sanitizer --tool "$tool" --error-exitcode 1 bin/mlff_layers "$model" cuda "$precision" 11 \
+                >sanitizer.log 2>&1 || failed=1
+            grep '=========' sanitizer.log | tail -12
+        done
+    done
+}
+
+model=$(find files -name 'layers*.safetensors' -print -quit)
+for part in "${parts[@]}"; do
+    case $part in
+    tests) run_tests ;;
+    accuracy) python3 accuracy.py files || failed=1 ;;
+    layers) layers "${model:?files/layers*.safetensors: expected a model}" ;;
+    sanitizers) sanitizers "${model:?files/layers*.safetensors: expected a model}" ;;
+    *)
+        echo "unknown part '$part', expected tests, accuracy, layers or sanitizers" >&2
+        exit 2
+        ;;
+    esac
+done
+exit $failed
