@@ -66,6 +66,7 @@ template <typename T> static char *result_on_host(const state<T> *s, const void 
 template <typename T> static size_t results_bytes(const state<T> *s)
 {
     const char *begin = (const char *)s->bad_row, *end = (const char *)(s->bad_row + 2);
+    if (s->close) end = (const char *)(s->close + 1);
     if (s->sums) end = (const char *)(s->sums + 10 * (size_t)s->n_chunks);
     if (s->forces) end = (const char *)(s->forces + 3 * rows_down(s));
     if (s->atom_energy && s->wanted & WANT_ATOM_ENERGY) end = (const char *)(s->atom_energy + s->N);
@@ -225,6 +226,20 @@ template <typename T> static mlff_status collect(void *state_, mlff_output *out,
     return MLFF_OK;
 }
 
+template <typename T> static void close_pairs(const void *state_, mlff_close_pairs *pairs)
+{
+    const state<T> *s = (const state<T> *)state_;
+    const close_record *close = (const close_record *)result_on_host(s, s->close);
+    *pairs = {};
+    pairs->atom = pairs->neighbour = -1;
+    pairs->count = (int64_t)close->count;
+    if (!close->count) return;
+    pairs->atom = s->graph->atom_of_row[s->N - close->rows_to_end];
+    pairs->neighbour = s->graph->atom_of_row[close->neighbour_row];
+    pairs->distance = close->distance;
+    pairs->trained = close->trained;
+}
+
 /* ------------------------------------------------------------------------------------ life, table */
 
 template <typename T> static void destroy(void *state_)
@@ -358,6 +373,7 @@ LAYER_OF_ALL(first_message_forward)
 LAYER_OF_ALL(first_message_reverse)
 LAYER_OF_ALL(readout_forward)
 LAYER_OF_ALL(readout_reverse)
+LAYER_OF_ALL(short_range)
 LAYER_OF_ONE(context_forward)
 LAYER_OF_ONE(context_reverse)
 LAYER_OF_ONE(message_forward)
@@ -413,6 +429,8 @@ template <typename T> static backend table(const char *precision)
     b.halo_begin = do_halo_begin<T>;
     b.halo_end = do_halo_end<T>;
     b.halo_width = halo_width<T>;
+    b.short_range = do_short_range<T>;
+    b.close_pairs = close_pairs<T>;
     b.collect = collect<T>;
     b.memory = memory<T>;
     b.memory_estimate = memory_estimate<T>;

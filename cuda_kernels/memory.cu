@@ -14,6 +14,7 @@
  *   graph: row, atom, incoming                                 12                         [12]
  *   edge, its adjoint, its row, its place                      8r + 8                     [40]
  *   with structures: the image's shift                         24
+ *   with a short-range term: its distance                      r
  *   with virials of atoms                                      72
  * 4,019,679 atoms with 52.9 neighbours of the library's own search ran on one H200 (150 GB): 36.2 kB each, 2026-11-21.
  */
@@ -124,6 +125,7 @@ template <typename T> static int tensor_table(state<T> *s, tensor_row *table)
     table[n++] = {&s->count, N, sizeof(int32_t), "edge counts"};
     table[n++] = {&s->edges, E, sizeof(edge<real<T>>), "edges"};
     table[n++] = {&s->edge_row, E, sizeof(int32_t), "edge rows"};
+    table[n++] = {&s->distance, s->w.short_range ? E : 0, sizeof(real<T>), "distances of edges"};
     table[n++] = {&s->slot_dropped, E * reverse, sizeof(int32_t), "places of edges"};
     table[n++] = {&s->edge_adj, E * reverse, sizeof(edge_adjoint<real<T>>), "edge adjoints"};
     const size_t clusters = message_matrix_suits(s) ? 1 : 0;
@@ -148,6 +150,7 @@ template <typename T> static int tensor_table(state<T> *s, tensor_row *table)
     table[n++] = {&s->row_sums, reverse * N * 12, sizeof(double), "sums of rows"};
     table[n++] = {&s->scratch, scratch_values(s), sizeof(real<T>), "temporaries"};
     table[n++] = {&s->bad_row, 2, sizeof(int), "fault marks"}; /* results from here on: one transfer may bring them */
+    table[n++] = {&s->close, s->w.short_range ? (size_t)1 : 0, sizeof(close_record), "close pairs"};
     table[n++] = {&s->sums, (size_t)s->n_chunks * 10, sizeof(double), "sums"};
     table[n++] = {&s->forces, reverse * A * 3, sizeof(double), "forces"};
     table[n++] = {&s->atom_energy, N, sizeof(double), "atom energies"};

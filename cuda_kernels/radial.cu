@@ -88,7 +88,7 @@ template <typename S> mlff_status radial_forward(state<S> *s, mlff_error *error)
                                        s->bad_row};
     edges_kernel<<<(s->N + 7) / 8, 256, 0, s->stream>>>(a);
     CUDA_TRY_LAUNCH("edges");
-    return MLFF_OK;
+    return s->w.short_range ? limit_distances(s, error) : MLFF_OK;
 }
 
 template mlff_status radial_forward(state<float> *, mlff_error *);

@@ -96,7 +96,8 @@ template <typename T> struct weights {
     T *first_s, *first_R;           /* [n_elements][K+1][F] */
     layer_weights<T> layer[MLFF_MAX_INTERACTIONS];
     matrix<T> readout0, readout0_T;
-    T *readout1; /* [H] */
+    T *readout1;                   /* [H] */
+    short_range_pair *short_range; /* [n_elements][n_elements]; NULL: a model without the term */
     void *storage;
     size_t storage_bytes;
 };
@@ -140,6 +141,14 @@ struct cluster_list {
 };
 struct device_search; /* neighbours.cuh */
 
+/* Edges closer than the training frames ever were, and the first of the first row. All zeros: none. */
+struct close_record {
+    unsigned long long count;
+    int rows_to_end;          /* N less the first row */
+    int neighbour_row;        /* of its first edge, as are: */
+    double distance, trained; /* angstrom */
+};
+
 struct device_arena {
     char *memory;
     size_t bytes, wanted; /* held; needed by the last table */
@@ -181,10 +190,12 @@ template <typename T> struct state {
     device_search *search; /* what the library's own search keeps; NULL before the first */
 
     /* one evaluation */
-    double *x;             /* [n_all][3] */
-    int32_t *count;        /* [N] edges of a row */
-    edge<real<T>> *edges;  /* [n_slots] */
-    int32_t *edge_row;     /* [n_slots] */
+    double *x;            /* [n_all][3] */
+    int32_t *count;       /* [N] edges of a row */
+    edge<real<T>> *edges; /* [n_slots] */
+    int32_t *edge_row;    /* [n_slots] */
+    real<T> *distance; /* [n_slots] angstrom, of edges; only of a model with a short-range term: until short_range() has
+                              run, edges hold the distance that the network sees */
     int32_t *slot_dropped; /* [n_slots] candidates before it in its row beyond the cutoff: its edge is at slot -
                                         slot_dropped; -1: it is beyond itself */
     cluster_list clusters; /* of these edges, made when first needed */
@@ -202,6 +213,7 @@ template <typename T> struct state {
     double *atom_virial; /* [n_all][9] */
     real<T> *scratch;    /* [scratch_values]: temporaries of dense layers that are not fused */
     int *bad_row;        /* [2] first row with a bad position or distance, first row with a bad result */
+    close_record *close; /* [1], only of a model with a short-range term */
     device_arena arena, virial_arena;
 
     /* recordings[wanted]; capturing: the one being made, or NULL */
@@ -253,6 +265,8 @@ template <typename T> mlff_status update_forward(state<T> *s, int l, mlff_error 
 template <typename T> mlff_status update_reverse(state<T> *s, int l, mlff_error *error);
 template <typename T> mlff_status readout_forward(state<T> *s, mlff_error *error);
 template <typename T> mlff_status readout_reverse(state<T> *s, mlff_error *error);
+template <typename T> mlff_status limit_distances(state<T> *s, mlff_error *error); /* within radial_forward */
+template <typename T> mlff_status short_range(state<T> *s, mlff_error *error);
 template <typename T> mlff_status forces(state<T> *s, int with_atom_virial, mlff_error *error);
 
 } // namespace mlff

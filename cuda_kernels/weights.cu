@@ -111,6 +111,10 @@ template <typename T> static void collect(weights<T> *w, const packed_weights &p
     to->add(&w->centre, model->radial == RADIAL_GAUSSIAN ? model->offset : model->frequency, (size_t)p.K);
     to->add(&w->inverse_width, inverse.data(), (size_t)p.K);
     to->add(&w->atom_shift, model->atom_shift, Z);
+    if (model->short_range) {
+        static_assert(sizeof(short_range_pair) == 4 * sizeof(double), "it is sent as numbers");
+        to->add((double **)&w->short_range, (const double *)model->short_range, 4 * Z * Z);
+    }
     to->add(&w->embedding, p.embedding, Z * F);
     to->add(&w->first_s, p.first_s, Z * functions * F);
     to->add(&w->first_R, p.first_R, Z * functions * F);

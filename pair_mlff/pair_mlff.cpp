@@ -40,10 +40,9 @@ static const char *const PRECISION_NAMES[] = {"default", "double", "single", "mi
 
 PairMLFF::PairMLFF(LAMMPS *host) :
     Pair(host), device(MLFF_DEVICE_AUTO), precision(MLFF_PRECISION_DEFAULT), threads(0), library_searches(false),
-    evaluator_is_stale(true),
-    model(nullptr), evaluator(nullptr), cutoff(0.0), energy_unit(1.0), seen{}, capacity_atoms(0), capacity_virial(0),
-    species(nullptr), owner(nullptr), owner_rank(nullptr), forces(nullptr), atom_virial(nullptr),
-    owners_are_known(false), halo{}, reverse_virial(false)
+    evaluator_is_stale(true), model(nullptr), evaluator(nullptr), cutoff(0.0), energy_unit(1.0), seen{},
+    capacity_atoms(0), capacity_virial(0), species(nullptr), owner(nullptr), owner_rank(nullptr), forces(nullptr),
+    atom_virial(nullptr), owners_are_known(false), halo{}, has_warned(false), close_rank(-1), reverse_virial(false)
 {
     single_enable = 0;
     restartinfo = 0;
@@ -165,6 +164,7 @@ void PairMLFF::coeff(int narg, char **arg)
     mlff_model_free(model);
     evaluator = nullptr;
     evaluator_is_stale = true;
+    has_warned = false;
     model = loaded;
     cutoff = mlff_model_get_info(model)->cutoff;
     energy_unit = units == "real" ? MLFF_EV_IN_KCAL_PER_MOL : 1.0;

@@ -91,6 +91,8 @@ class PairMLFF : public Pair
         std::vector<mlff_partner> partners;
         std::vector<MPI_Request> requests; /* room */
     } halo;
+    bool has_warned; /* of a pair of atoms that is closer than the model's training frames ever were */
+    int close_rank;  /* in the evaluation under way: first rank with such a pair to warn of, or -1; the same on all */
     bool reverse_virial; /* of the reverse communication under way: 12 numbers an atom, else 3 */
 
     void stop_together(int status, const std::string &message);
@@ -110,6 +112,8 @@ class PairMLFF : public Pair
     std::vector<int32_t> list_foreign_atoms(int nlocal, int nall, std::vector<int> &counts);
     void plan_halo(int nlocal, int nall);
     mlff_halo halo_of_library();
+    bool has_close_pair_to_tell() const;
+    void warn_of_close_pair();
     std::string with_atom_id(const char *message) const;
     void add_results(double energy, const double v[9]);
 };

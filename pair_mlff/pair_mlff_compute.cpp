@@ -11,6 +11,7 @@
 #include "memory.h"
 #include "neigh_list.h"
 #include "neighbor.h"
+#include "update.h"
 
 #include <algorithm>
 #include <cstdio>
@@ -88,6 +89,34 @@ std::string PairMLFF::with_atom_id(const char *message) const
     return sentence + " (LAMMPS atom ID " + std::to_string(atom->tag[i]) + ")";
 }
 
+bool PairMLFF::has_close_pair_to_tell() const
+{
+    return !has_warned && mlff_evaluator_get_close_pairs(evaluator)->count > 0;
+}
+
+/* Called by all ranks: the one that has the pair writes the sentence, rank 0 says it, on the screen and in the log. */
+void PairMLFF::warn_of_close_pair()
+{
+    char text[512] = "";
+    if (comm->me == close_rank) {
+        const mlff_close_pairs *close = mlff_evaluator_get_close_pairs(evaluator);
+        const char *const *symbols = mlff_model_get_info(model)->elements;
+        char who[64] = "two atoms";
+        if (atom->tag_enable)
+            std::snprintf(who, sizeof who, "atoms %lld and %lld", static_cast<long long>(atom->tag[close->atom]),
+                          static_cast<long long>(atom->tag[close->neighbour]));
+        std::snprintf(text, sizeof text,
+                      "pair style mlff: %s (%s-%s) are %.3f A apart at step %lld, closer than in any training frame "
+                      "(%.3f A): the model's short-range repulsion keeps them apart, other results are extrapolated. "
+                      "This is said once",
+                      who, symbols[species[close->atom]], symbols[species[close->neighbour]], close->distance,
+                      static_cast<long long>(update->ntimestep), close->trained);
+    }
+    if (comm->nprocs > 1) MPI_Bcast(text, sizeof text, MPI_CHAR, close_rank, world);
+    if (comm->me == 0) error->warning(FLERR, std::string(text));
+    has_warned = true;
+}
+
 void PairMLFF::compute(int eflag, int vflag)
 {
     ev_init(eflag, vflag);
@@ -142,6 +171,8 @@ void PairMLFF::compute(int eflag, int vflag)
         stop_together(status, with_atom_id(problem.message));
     }
 
+    if (one_rank) close_rank = has_close_pair_to_tell() ? 0 : -1;
+    if (close_rank >= 0) warn_of_close_pair();
     if (!one_rank) {
         reverse_virial = with_atom_virial;
         comm->reverse_comm(this);

@@ -146,9 +146,12 @@ mlff_halo PairMLFF::halo_of_library()
 
 int PairMLFF::halo_agree(int status)
 {
-    int largest;
-    MPI_Allreduce(&status, &largest, 1, MPI_INT, MPI_MAX, world);
-    return largest;
+    /* the same message tells who has a close pair, so that warning once costs no exchange of its own */
+    const int mine[2] = {status, has_close_pair_to_tell() ? comm->nprocs - comm->me : 0};
+    int largest[2];
+    MPI_Allreduce(mine, largest, 2, MPI_INT, MPI_MAX, world);
+    close_rank = largest[1] > 0 ? comm->nprocs - largest[1] : -1;
+    return largest[0];
 }
 
 /* Straight out of the library's memory and into it. A row is a datatype, so that counts stay below 2^31. */

@@ -207,6 +207,20 @@ typedef struct mlff_output {
 MLFF_API mlff_status mlff_evaluate(mlff_evaluator *evaluator, const mlff_input *input, mlff_output *output,
                                    mlff_error *error);
 
+/* Atoms that are closer than the training frames ever had their elements, of the last evaluation. Only a model with a
+ * short-range term (docs/model-file.md) knows these distances: without one count is 0. Each pair counts for each of its
+ * ends that is an owned atom with a row. */
+typedef struct mlff_close_pairs {
+    int64_t count;
+    int32_t atom, neighbour; /* the first: indices of the caller's atoms; -1 without any. An image of an owned atom is
+                                that atom */
+    double distance;         /* of the first, angstrom */
+    double trained;          /* shortest trained distance of its elements, angstrom */
+} mlff_close_pairs;
+
+/* Valid as long as the evaluator; changes with every mlff_evaluate. */
+MLFF_API const mlff_close_pairs *mlff_evaluator_get_close_pairs(const mlff_evaluator *evaluator);
+
 #ifdef __cplusplus
 }
 #endif

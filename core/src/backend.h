@@ -72,6 +72,11 @@ typedef struct backend {
     mlff_status (*halo_end)(void *state, halo_kind kind, int l, mlff_error *error);
     int (*halo_width)(const void *state); /* the larger of the two widths */
 
+    /* After the layers, where the model has the term: adds to the energies of atoms and, with the reverse, to dE/dd of
+     * the edges. close_pairs, once collect has succeeded: what was closer than the training frames. */
+    mlff_status (*short_range)(void *state, mlff_error *error);
+    void (*close_pairs)(const void *state, mlff_close_pairs *pairs);
+
     /* Edge derivatives to forces and virials; writes what output asks for. Atoms left out get zeros. */
     mlff_status (*collect)(void *state, mlff_output *output, mlff_error *error);
 

@@ -20,8 +20,11 @@ struct mlff_evaluator {
     mlff_seen seen;    /* structures that the graph has a skin for */
     int graph_is_list; /* the graph was made from a neighbour list and may be used again */
     exchange exchange; /* what travels between ranks for that graph */
+    mlff_close_pairs close;
     mlff_evaluator_info info;
 };
+
+static const mlff_close_pairs no_close_pairs = {.atom = -1, .neighbour = -1};
 
 /* A layer runs only while all is well; exchanges happen all the same, so that no rank waits for one that failed. */
 #define LAYER(call)                                                                                                    \
@@ -47,6 +50,23 @@ static mlff_status run_exchange(mlff_evaluator *e, const mlff_halo *halo, halo_k
     return status;
 }
 
+/* The layers in reverse, mirrored. */
+static mlff_status run_reverse(mlff_evaluator *e, const mlff_halo *halo, mlff_status status, mlff_error *error)
+{
+    const backend *b = e->backend;
+    void *state = e->state;
+    LAYER(b->readout_reverse(state, error));
+    for (int l = e->model->info.interactions - 1; l >= 1; l--) {
+        LAYER(b->update_reverse(state, l, error));
+        status = run_exchange(e, halo, HALO_ADJOINTS, l, status, error);
+        LAYER(b->message_reverse(state, l, error));
+        LAYER(b->context_reverse(state, l, error));
+    }
+    LAYER(b->update_reverse(state, 0, error));
+    LAYER(b->first_message_reverse(state, error));
+    return status;
+}
+
 /* The sequence of one evaluation. */
 static mlff_status run_layers(mlff_evaluator *e, const mlff_halo *halo, int with_reverse, mlff_error *error)
 {
@@ -66,17 +86,8 @@ static mlff_status run_layers(mlff_evaluator *e, const mlff_halo *halo, int with
         LAYER(b->update_forward(state, l, error));
     }
     LAYER(b->readout_forward(state, error));
-    if (!with_reverse) return status;
-
-    LAYER(b->readout_reverse(state, error));
-    for (int l = L - 1; l >= 1; l--) {
-        LAYER(b->update_reverse(state, l, error));
-        status = run_exchange(e, halo, HALO_ADJOINTS, l, status, error);
-        LAYER(b->message_reverse(state, l, error));
-        LAYER(b->context_reverse(state, l, error));
-    }
-    LAYER(b->update_reverse(state, 0, error));
-    LAYER(b->first_message_reverse(state, error));
+    if (with_reverse) status = run_reverse(e, halo, status, error);
+    if (e->model->short_range) LAYER(b->short_range(state, error)); /* energies and dE/dd: no exchange */
     return status;
 }
 
@@ -179,10 +190,12 @@ mlff_status mlff_evaluate(mlff_evaluator *e, const mlff_input *in, mlff_output *
     const mlff_halo *halo = in ? in->halo : NULL;
     const int wanted = wanted_by(out);
 
+    e->close = no_close_pairs;
     mlff_status status = prepare(e, in, out, wanted, error);
     MLFF_TRY(agree(halo, status, error));
     status = run_layers(e, halo, wanted & WANT_REVERSE, error);
     LAYER(e->backend->collect(e->state, out, error));
+    if (status == MLFF_OK && e->model->short_range) e->backend->close_pairs(e->state, &e->close);
     return agree(halo, status, error);
 }
 
@@ -237,6 +250,7 @@ mlff_status mlff_evaluator_create_on(const backend *b, const mlff_model *model, 
     if (!e) return mlff_fail(error, MLFF_ERROR_MEMORY, "out of memory: %zu bytes for an evaluator", sizeof *e);
     e->model = model;
     e->backend = b;
+    e->close = no_close_pairs;
     mlff_status status = b->create(model, options, &e->state, error);
     if (status != MLFF_OK) {
         mlff_evaluator_free(e);
@@ -268,6 +282,11 @@ void mlff_evaluator_free(mlff_evaluator *e)
 const mlff_evaluator_info *mlff_evaluator_get_info(const mlff_evaluator *e)
 {
     return &e->info;
+}
+
+const mlff_close_pairs *mlff_evaluator_get_close_pairs(const mlff_evaluator *e)
+{
+    return &e->close;
 }
 
 size_t mlff_evaluator_get_memory(const mlff_evaluator *e)

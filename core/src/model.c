@@ -193,6 +193,7 @@ void mlff_model_free(mlff_model *model)
     for (size_t k = 0; model->metadata && k < 2 * (size_t)model->n_metadata; k++) free(model->metadata[k]);
     free(model->metadata);
     free(model->elements);
+    free(model->short_range);
     free(model->name);
     free(model->storage);
     free(model);

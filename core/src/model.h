@@ -6,6 +6,7 @@
  * F features, K radial functions, L interactions, H readout features.
  */
 #include "mlff.h"
+#include "short_range.h"
 
 enum { MLFF_MAX_INTERACTIONS = 16 };
 
@@ -47,6 +48,8 @@ struct mlff_model {
     /* e_i = scale * network_i + atom_shift[species_i], in eV whatever the file's unit is */
     double scale;
     const double *atom_shift; /* [n_elements] shift + element energy, eV */
+
+    short_range_pair *short_range; /* [n_elements][n_elements], symmetric; NULL: a model without the term */
 
     double *storage;       /* all weights above point into it */
     char *name;            /* info.name */

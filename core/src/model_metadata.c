@@ -19,6 +19,10 @@ static const char *const required_keys[] = {
 };
 enum { n_required_keys = sizeof required_keys / sizeof required_keys[0] };
 
+/* All of them, or none. */
+enum { SHORT_RANGE, SHORT_RANGE_INNER, SHORT_RANGE_OUTER, n_short_range_keys };
+static const char *const short_range_keys[] = {"short_range", "short_range_inner", "short_range_outer"};
+
 static const char *const symbols[MLFF_MAX_ELEMENTS] = {
     "H", "He", "Li", "Be", "B", "C", "N", "O", "F", "Ne", "Na", "Mg", "Al", "Si", "P", "S",
     "Cl", "Ar", "K", "Ca", "Sc", "Ti", "V", "Cr", "Mn", "Fe", "Co", "Ni", "Cu", "Zn", "Ga", "Ge",
@@ -80,10 +84,16 @@ static mlff_status check_keys(const metadata_reader *r)
     for (size_t k = 0; k < n_required_keys; k++) {
         if (!find(r->file, required_keys[k])) return missing(r, required_keys[k]);
     }
+    int n_short_range = 0;
+    for (int k = 0; k < n_short_range_keys; k++) n_short_range += find(r->file, short_range_keys[k]) != NULL;
+    for (int k = 0; k < n_short_range_keys && n_short_range > 0; k++) {
+        if (!find(r->file, short_range_keys[k])) return missing(r, short_range_keys[k]);
+    }
     for (size_t m = 0; m < r->file->n_metadata; m++) {
         const char *key = r->file->metadata[m].key;
         int known = !strncmp(key, "info.", 5);
         for (size_t k = 0; k < n_required_keys && !known; k++) known = !strcmp(key, required_keys[k]);
+        for (int k = 0; k < n_short_range_keys && !known; k++) known = !strcmp(key, short_range_keys[k]);
         if (!known) {
             return mlff_fail(r->error, MLFF_ERROR_FORMAT,
                              "%s: unknown metadata key '%s', expected the keys of docs/model-file.md or 'info.*'",
@@ -216,6 +226,65 @@ static mlff_status read_element_energies(const metadata_reader *r, int n_element
     return MLFF_OK;
 }
 
+static int atomic_number(const char *symbol)
+{
+    int z = 0;
+    while (strcmp(symbols[z], symbol) != 0) z++; /* it is one of them */
+    return z + 1;
+}
+
+/* One number of a list of pairs, each followed by one space but the last. */
+static mlff_status take_distance(const metadata_reader *r, const char *key, const char **text, int is_last,
+                                 double *value)
+{
+    const char *expected = "a number of 0 to 100 (angstrom) for each pair of elements, separated by one space";
+    if (!take_number(r, text, value) || *value < 0.0 || *value > 100.0) return wrong(r, key, expected);
+    if (is_last ? **text != 0 : **text != ' ')
+        return wrong(r, key, "as many numbers as pairs of elements, one space apart");
+    *text += !is_last;
+    return MLFF_OK;
+}
+
+static mlff_status check_distances(const metadata_reader *r, const struct mlff_model *model, int i, int j, double inner,
+                                   double outer)
+{
+    if (inner == 0.0 && outer == 0.0) return MLFF_OK;
+    if (outer >= SHORT_RANGE_LEAST && outer <= model->info.cutoff && inner <= outer - SHORT_RANGE_LEAST) return MLFF_OK;
+    return mlff_fail(
+        r->error, MLFF_ERROR_FORMAT,
+        "%s: metadata '%s' and '%s': found %g and %g for %s-%s, expected outer of 0.01 to the cutoff %g and "
+        "inner at most outer - 0.01 (angstrom), or both 0",
+        r->file->name, short_range_keys[SHORT_RANGE_INNER], short_range_keys[SHORT_RANGE_OUTER], inner, outer,
+        model->elements[i], model->elements[j], model->info.cutoff);
+}
+
+/* The distances of every pair; what the pair's nuclei give is made once. */
+static mlff_status read_short_range(const metadata_reader *r, struct mlff_model *model)
+{
+    if (!find(r->file, short_range_keys[SHORT_RANGE])) return MLFF_OK;
+    if (strcmp(find(r->file, short_range_keys[SHORT_RANGE]), "zbl") != 0)
+        return wrong(r, short_range_keys[SHORT_RANGE], "'zbl'");
+    const int n = model->info.n_elements;
+    const char *inner_key = short_range_keys[SHORT_RANGE_INNER], *outer_key = short_range_keys[SHORT_RANGE_OUTER];
+    const char *inner_text = find(r->file, inner_key), *outer_text = find(r->file, outer_key);
+    const size_t bytes = (size_t)n * (size_t)n * sizeof *model->short_range;
+    model->short_range = calloc(1, bytes);
+    if (!model->short_range)
+        return mlff_fail(r->error, MLFF_ERROR_MEMORY, "%s: cannot allocate %zu bytes for the short range",
+                         r->file->name, bytes);
+    for (int i = 0; i < n; i++)
+        for (int j = i; j < n; j++) {
+            const int is_last = i == n - 1;
+            double inner, outer;
+            MLFF_TRY(take_distance(r, inner_key, &inner_text, is_last, &inner));
+            MLFF_TRY(take_distance(r, outer_key, &outer_text, is_last, &outer));
+            MLFF_TRY(check_distances(r, model, i, j, inner, outer));
+            model->short_range[i * n + j] = model->short_range[j * n + i] = mlff_short_range_pair(
+                atomic_number(model->elements[i]), atomic_number(model->elements[j]), inner, outer);
+        }
+    return MLFF_OK;
+}
+
 static mlff_status read_text(const metadata_reader *r, const char *key)
 {
     return *find(r->file, key) ? MLFF_OK : wrong(r, key, "a text that is not empty");
@@ -276,6 +345,7 @@ static mlff_status read_all(const metadata_reader *r, struct mlff_model *model, 
     MLFF_TRY(read_sizes(r, model));
     MLFF_TRY(read_functions(r, model));
     MLFF_TRY(read_energies(r, model, atom_shift));
+    MLFF_TRY(read_short_range(r, model));
     MLFF_TRY(read_text(r, "provenance"));
     return read_text(r, "licence");
 }

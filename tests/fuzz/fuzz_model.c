@@ -41,6 +41,12 @@ static void require_sound_model(const mlff_model *model)
     for (int64_t i = 0; i < info->n_parameters; i++) require(isfinite(model->storage[i]), "weights are finite");
     require(model->embedding && model->readout1.W && model->readout1.n_in == model->readout_features,
             "readout is there");
+    for (int k = 0; model->short_range && k < info->n_elements * info->n_elements; k++) {
+        const short_range_pair *pair = &model->short_range[k];
+        require(pair->outer == 0.0 || (pair->outer >= 0.01 && pair->outer <= info->cutoff), "outer distance in range");
+        require(pair->inner >= 0.0 && (pair->outer == 0.0 || pair->inner < pair->outer), "inner distance in range");
+        require(pair->strength > 0.0 && pair->inverse_reach > 0.0, "nuclei repel");
+    }
     for (int l = 0; l < info->interactions; l++) {
         require(model->message[l].filter.n_out == 3 * info->features && model->message[l].context1.b,
                 "message is there");

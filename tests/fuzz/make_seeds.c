@@ -7,6 +7,7 @@ static int write_seed(const char *folder, const char *name, const tiny_options *
     tiny_options chosen = *options;
     chosen.value_size = value_size;
     tiny_model *tiny = tiny_make(&chosen);
+    if (!strcmp(name, "short_range")) tiny_add_short_range(tiny, "1.0 0 0.9 1.2 1.1 1.2", "1.5 0 1.2 1.4 1.2 1.5");
     size_t size;
     unsigned char *bytes = tiny_pack(tiny, &size);
     char path[4096];
@@ -37,5 +38,6 @@ int main(int argc, char **argv)
         good &= write_seed(argv[1], "bessel", &tiny_bessel, value_size);
     }
     good &= write_seed(argv[1], "layers", &tiny_gaussian, 4);
+    good &= write_seed(argv[1], "short_range", &tiny_gaussian, 4);
     return good ? 0 : 1;
 }

@@ -121,7 +121,7 @@ class Run:
             elif names and len(words) == len(names) and words[0].lstrip("-").isdigit():
                 for name, word in zip(names, words):
                     columns.setdefault(name, []).append(float(word))
-            else:
+            elif not line.startswith("WARNING"):  # which may stand between two rows
                 names = []
         return {name: np.array(values) for name, values in columns.items()}
 

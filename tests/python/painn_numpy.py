@@ -37,13 +37,18 @@ def edges(positions, cell, pbc, cutoff):
     return tuple(np.concatenate(parts) for parts in zip(*found))
 
 
-def atom_energies(model, positions, species, cell=np.zeros((3, 3)), pbc=(0, 0, 0)):
-    """Energies of the atoms [n] in the model file's own unit. model: mlff.ModelFile."""
+def atom_energies(model, positions, species, cell=np.zeros((3, 3)), pbc=(0, 0, 0), seen=None):
+    """Energies of the atoms [n] in the model file's own unit. model: mlff.ModelFile.
+
+    seen(i, j, d): the distances [E] that the radial functions see in the place of d; None: d.
+    """
     w = {name: np.asarray(array, float) for name, array in model.tensors.items()}
     F, n = model.features, len(species)
     i, j, r = edges(np.asarray(positions, float), np.asarray(cell, float), pbc, model.cutoff)
     d = np.linalg.norm(r, axis=1)
     u = r / d[:, None]
+    if seen:
+        d = seen(i, j, d)
     if model.radial == "gaussian":
         rbf = np.exp(-0.5 * ((d[:, None] - w["radial.offset"]) / w["radial.width"]) ** 2)
     else:

@@ -142,6 +142,9 @@ def test_training_learns_and_says_its_errors(run, copper, tmp_path):
     for part in ("training", "validation", "test"):
         assert "force MAE" in after.info[f"errors_{part}"] and "stress MAE" in after.info[f"errors_{part}"]
     assert after.info["shortest_distances"].startswith("Cu-Cu 2.")
+    shortest = float(after.info["shortest_distances"].split()[1])
+    ((inner, outer),) = after.short_range.by_pair(after.elements).values()
+    assert shortest - 0.002 < outer <= shortest and inner == pytest.approx(outer - 0.25)
 
     def force_mae(file, part):
         return float(file.info[f"errors_{part}"].split()[2])

@@ -17,6 +17,7 @@ static int write_tiny_file(void **state)
 {
     (void)state;
     tiny_model *tiny = tiny_make(&tiny_gaussian);
+    tiny_add_short_range(tiny, "0 0 0 0 0 1", "0 0 0 0 0 2");
     size_t size;
     unsigned char *bytes = tiny_pack(tiny, &size);
     int fd = mkstemp(path);
@@ -92,8 +93,8 @@ static void every_failed_allocation_is_reported_with_its_bytes(void **state)
     }
     assert_int_equal(n_weights, 1);
     assert_int_equal(n_header, 2);
-    assert_int_equal(n_model, 2 + 2 + 40);                   /* file and struct, name and table, 20 keys and values */
-    assert_int_equal(n, n_weights + n_header + n_model + 1); /* and the elements */
+    assert_int_equal(n_model, 2 + 2 + 46);                   /* file and struct, name and table, 23 keys and values */
+    assert_int_equal(n, n_weights + n_header + n_model + 2); /* and the elements, the short range */
 }
 
 /* The same within the JSON library, which calls some failed allocations invalid JSON. */

@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include <locale.h>
+#include <math.h>
 #include <unistd.h>
 
 #include "mlff.h"
@@ -271,6 +272,78 @@ static void all_elements_of_the_periodic_table_are_known(void **state)
     mlff_model_free(model);
 }
 
+/* -------------------------------------------------------------------------------------- short range */
+
+static tiny_model *tiny_with_short_range(const char *inner, const char *outer)
+{
+    tiny_model *tiny = tiny_make(&tiny_gaussian);
+    tiny_add_short_range(tiny, inner, outer);
+    return tiny;
+}
+
+static void short_range_of_each_pair_is_read(void **state)
+{
+    (void)state;
+    mlff_model *model = expect_model(tiny_with_short_range("0.5 0 0 1e0 1.25 1.5", "0.75 0.01 0 5.0 1.5 2"));
+    const double inner[9] = {0.5, 0, 0, 0, 1, 1.25, 0, 1.25, 1.5}, outer[9] = {0.75, 0.01, 0, 0.01, 5, 1.5, 0, 1.5, 2};
+    const int nuclei[3] = {1, 6, 8};
+    for (int k = 0; k < 9; k++) {
+        const short_range_pair *pair = &model->short_range[k];
+        assert_true(pair->inner == inner[k] && pair->outer == outer[k]);
+        const int i = nuclei[k / 3], j = nuclei[k % 3];
+        assert_true(fabs(pair->strength - 14.3996454784 * i * j) < 1e-9);
+        assert_true(fabs(pair->inverse_reach * 0.4685 - pow(i, 0.23) - pow(j, 0.23)) < 1e-12);
+    }
+    mlff_model_free(model);
+    model = expect_model(tiny_make(&tiny_gaussian));
+    assert_null(model->short_range);
+    mlff_model_free(model);
+}
+
+static void half_a_short_range_is_rejected(void **state)
+{
+    (void)state;
+    static const char *const keys[] = {"short_range", "short_range_inner", "short_range_outer"};
+    for (int k = 0; k < 3; k++) {
+        tiny_model *tiny = tiny_with_short_range("1 1 1 1 1 1", "2 2 2 2 2 2");
+        json_object_del(tiny->metadata, keys[k]);
+        char part[64];
+        snprintf(part, sizeof part, "metadata '%s' is missing, expected", keys[k]);
+        expect_refusal(tiny, MLFF_ERROR_FORMAT, part);
+    }
+    tiny_model *tiny = tiny_with_short_range("1 1 1 1 1 1", "2 2 2 2 2 2");
+    json_object_set_new(tiny->metadata, "short_range", json_string("morse"));
+    expect_refusal(tiny, MLFF_ERROR_FORMAT, "metadata 'short_range': found 'morse', expected 'zbl'");
+}
+
+static void wrong_short_range_distances_are_rejected(void **state)
+{
+    (void)state;
+    static const char *const lists[] = {"",
+                                        "2",
+                                        "2 2 2 2 2",
+                                        "2 2 2 2 2 2 ",
+                                        "2 2 2 2 2 2 2",
+                                        "2  2 2 2 2 2",
+                                        "2,2,2,2,2,2",
+                                        "2 2 2 2 2 nan",
+                                        "2 2 2 2 2 2A",
+                                        "2 2 -2 2 2 2",
+                                        "2 2 2 1e3 2 2",
+                                        " 2 2 2 2 2 2"};
+    for (size_t k = 0; k < COUNT(lists); k++) {
+        expect_refusal(tiny_with_short_range("1 1 1 1 1 1", lists[k]), MLFF_ERROR_FORMAT, "'short_range_outer': found");
+        expect_refusal(tiny_with_short_range(lists[k], "3 3 3 3 3 3"), MLFF_ERROR_FORMAT, "'short_range_inner': found");
+    }
+    static const char *const pairs[][2] = {/* H-C of H-H H-C H-O C-C C-O O-O; the cutoff is 5 */
+                                           {"1 2 1 1 1 1", "2 2 2 2 2 2"}, {"1 1.995 1 1 1 1", "2 2 2 2 2 2"},
+                                           {"1 3 1 1 1 1", "2 2 2 2 2 2"}, {"1 1 1 1 1 1", "2 5.001 2 2 2 2"},
+                                           {"1 1 1 1 1 1", "2 0 2 2 2 2"}, {"1 0 1 1 1 1", "2 0.009 2 2 2 2"}};
+    for (size_t k = 0; k < COUNT(pairs); k++)
+        expect_refusal(tiny_with_short_range(pairs[k][0], pairs[k][1]), MLFF_ERROR_FORMAT,
+                       " for H-C, expected outer of 0.01 to the cutoff 5");
+}
+
 /* ------------------------------------------------------------------------------------------- locale */
 
 /* Sets a locale with a decimal comma: one that is installed, else one made here from the system's sources of locales.
@@ -338,6 +411,9 @@ int main(void)
         cmocka_unit_test(hyperparameters_are_shown),
         cmocka_unit_test(energies_in_kcal_per_mol_become_eV),
         cmocka_unit_test(all_elements_of_the_periodic_table_are_known),
+        cmocka_unit_test(short_range_of_each_pair_is_read),
+        cmocka_unit_test(half_a_short_range_is_rejected),
+        cmocka_unit_test(wrong_short_range_distances_are_rejected),
         cmocka_unit_test(numbers_are_the_same_with_a_decimal_comma),
     };
     return cmocka_run_group_tests_name("model metadata", tests, NULL, NULL);

@@ -160,6 +160,14 @@ static inline tiny_model *tiny_make(const tiny_options *options)
     return tiny;
 }
 
+/* A short-range term with these distances, for each pair of the elements. */
+static inline void tiny_add_short_range(tiny_model *tiny, const char *inner, const char *outer)
+{
+    json_object_set_new(tiny->metadata, "short_range", json_string("zbl"));
+    json_object_set_new(tiny->metadata, "short_range_inner", json_string(inner));
+    json_object_set_new(tiny->metadata, "short_range_outer", json_string(outer));
+}
+
 /* The entry of a tensor, to be edited. */
 static inline json_t *tiny_entry(const tiny_model *tiny, const char *name)
 {

@@ -96,6 +96,16 @@ class _Output(CStruct):
     ]
 
 
+class _ClosePairs(CStruct):
+    _fields_ = [
+        ("count", c_int64),
+        ("atom", c_int32),
+        ("neighbour", c_int32),
+        ("distance", c_double),
+        ("trained", c_double),
+    ]
+
+
 def library_path() -> Path:
     """Where libmlff.so is; MissingLibraryError when it is not there."""
     named = os.environ.get("MLFF_LIBRARY")
@@ -153,6 +163,8 @@ def _declare(library: ctypes.CDLL) -> None:
     library.mlff_evaluator_get_info.restype = POINTER(_EvaluatorInfo)
     library.mlff_evaluator_get_memory.argtypes = [pointer]
     library.mlff_evaluator_get_memory.restype = ctypes.c_size_t
+    library.mlff_evaluator_get_close_pairs.argtypes = [pointer]
+    library.mlff_evaluator_get_close_pairs.restype = POINTER(_ClosePairs)
     library.mlff_evaluate.argtypes = [pointer, POINTER(_Input), POINTER(_Output), POINTER(_Error)]
 
 
@@ -224,6 +236,17 @@ class Structure:
 
 
 @dataclass
+class ClosePairs:
+    """Atoms closer than the training frames ever had their elements, of a model with a short range."""
+
+    count: int  # each pair from both ends
+    atom: int  # the first, counted through all structures of the batch; -1 without any
+    neighbour: int
+    distance: float  # angstrom
+    trained: float  # angstrom, the shortest of the training
+
+
+@dataclass
 class Result:
     """Of one structure; what was not asked for is None."""
 
@@ -258,6 +281,11 @@ class Evaluator:
     def memory(self) -> int:
         """Bytes of the arena that the evaluator holds now."""
         return self._library.mlff_evaluator_get_memory(self._handle)
+
+    def close_pairs(self) -> ClosePairs:
+        """Of the last evaluation."""
+        found = self._library.mlff_evaluator_get_close_pairs(self._handle).contents
+        return ClosePairs(found.count, found.atom, found.neighbour, found.distance, found.trained)
 
     def evaluate(self, structures: Sequence[Structure], forces: bool = True, virial: bool = True) -> list[Result]:
         """Energies, forces and virials of a batch; the library finds the neighbours."""

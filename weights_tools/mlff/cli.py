@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The `mlff` command: info, check, eval, bench, plugin.
+"""The `mlff` command: info, check, eval, bench, zbl, plugin.
 
 Exit codes: 0 well, 1 a file is bad or a check failed, 2 wrong usage. What was asked for goes to stdout, everything
 else to stderr; with --json stdout holds one JSON object and nothing else.
@@ -13,7 +13,7 @@ import sys
 from typing import Callable
 
 from . import __version__
-from .commands import bench, check, evaluate, info, plugin
+from .commands import bench, check, evaluate, info, plugin, zbl
 from .errors import MlffError, UsageError
 
 _EPILOG = """All numbers are in eV and angstrom, whatever the unit of the model file.
@@ -29,7 +29,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"mlff {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (info, check, evaluate, bench, plugin):
+    for command in (info, check, evaluate, bench, zbl, plugin):
         command.add_parser(subparsers)
     return parser
 

@@ -24,6 +24,7 @@ import safetensors.numpy
 
 from .elements import CHEMICAL_SYMBOLS
 from .errors import ModelFileError
+from .short_range import ShortRange
 
 FORMAT_VERSION = "1"
 ARCHITECTURE = "painn"
@@ -63,6 +64,7 @@ class ModelFile:
     licence: str
     tensors: dict[str, np.ndarray] = field(repr=False)  # float32 or float64, see tensor_shapes()
     info: dict[str, str] = field(default_factory=dict)  # written as info.<key>, for people only
+    short_range: ShortRange | None = None  # None: a model without the term
 
     # ------------------------------------------------------------------------------------------- what must be there
 
@@ -125,6 +127,8 @@ class ModelFile:
         for key in ("provenance", "licence"):
             if not getattr(self, key).strip():
                 raise ModelFileError(f"{name}: {key} is empty, expected a text")
+        if self.short_range:
+            self.short_range.check(name, self.elements, self.cutoff)
         self._check_tensors(name)
 
     def _check_tensors(self, name: str) -> None:
@@ -176,6 +180,10 @@ class ModelFile:
             "provenance": self.provenance,
             "licence": self.licence,
         }
+        if self.short_range:
+            metadata["short_range"] = "zbl"
+            metadata["short_range_inner"] = " ".join(_number(d) for d in self.short_range.inner)
+            metadata["short_range_outer"] = " ".join(_number(d) for d in self.short_range.outer)
         for key, value in self.info.items():
             metadata["info." + key] = str(value)
         return metadata
@@ -250,11 +258,12 @@ class ModelFile:
             energy_unit=read.text("energy_unit"),
             scale=read.number("scale"),
             shift=read.number("shift"),
-            element_energies=[read.parse("element_energies", w) for w in read.text("element_energies").split(" ")],
+            element_energies=read.numbers("element_energies"),
             provenance=read.text("provenance"),
             licence=read.text("licence"),
             tensors=tensors,
             info={key[len("info.") :]: value for key, value in metadata.items() if key.startswith("info.")},
+            short_range=read.short_range(),
         )
         read.nothing_else()
         return model
@@ -285,6 +294,16 @@ class _Metadata:
 
     def number(self, key: str) -> float:
         return self.parse(key, self.text(key))
+
+    def numbers(self, key: str) -> list[float]:
+        return [self.parse(key, word) for word in self.text(key).split(" ")]
+
+    def short_range(self) -> ShortRange | None:
+        """All three keys, or none."""
+        if not any(key in self.metadata for key in ("short_range", "short_range_inner", "short_range_outer")):
+            return None
+        self.fixed("short_range", "zbl")
+        return ShortRange(self.numbers("short_range_inner"), self.numbers("short_range_outer"))
 
     def integer(self, key: str) -> int:
         if not _INTEGER.match(self.text(key)) or len(self.metadata[key]) > 9:

@@ -18,7 +18,7 @@ from .structures import away_from_cutoff, random_crystal, random_molecule, repli
 
 # Steps of the differences, angstrom; half of it for the strain. The best of them counts: on steep structures the large
 # one is inexact, with large energies the small one drowns in rounding, and a wrong force agrees with none.
-STEPS = (1e-4, 2.5e-5, 6e-6)
+STEPS = (1e-4, 2.5e-5, 6e-6, 1.5e-6)
 _STENCIL = ((1, 8.0), (-1, -8.0), (2, -1.0), (-2, 1.0))  # /12: fourth-order central difference
 
 

@@ -24,6 +24,7 @@ def write(args, trainer, sets: dict, frames: dict) -> None:
     sets: GraphSet or None by the names training, validation, test; frames: the same as lists of Frame.
     """
     from . import train_fit, train_pictures
+    from .short_range import of_training
     from .train_check import check_written_file
     from .train_model import to_model_file
 
@@ -34,7 +35,9 @@ def write(args, trainer, sets: dict, frames: dict) -> None:
         if data:
             info[f"errors_{name}"] = train_fit.describe(train_fit.errors(model, data, trainer.o))
             print(f"{name:10s} {info[f'errors_{name}']}")
-    to_model_file(model, best["state"], provenance(args, frames["training"]), args.licence, info).write(args.output)
+    file = to_model_file(model, best["state"], provenance(args, frames["training"]), args.licence, info)
+    file.short_range = of_training(frames["training"], file, args.start)
+    file.write(args.output)
     print(f"{args.output}: written; {check_written_file(args.output, frames['training'])}")
     if not args.no_picture:
         picture = args.output.with_suffix(".png")

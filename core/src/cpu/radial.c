@@ -4,8 +4,9 @@
  *   fc    = 0.5 (cos(pi d/rc) + 1)
  *   phi_k = rbf_k(d) fc for k < K, phi_K = fc, so that a filter is W = sum_k Wf[k] phi_k with the bias as Wf[K]
  *   gaussian rbf_k = exp(-0.5 ((d - o_k)/w_k)^2)        bessel rbf_k = sin(f_k d)/d
- * Positions are subtracted in double, and (d - o_k)/w_k too: rounded first, the tails of a narrow Gaussian would lose
- * ten times the precision of single.
+ * Of a pair closer than in any training frame phi is that of the distance g(d), and dphi/dd has the factor g'
+ * (short_range.h, for models whose file has it). Positions are subtracted in double, and (d - o_k)/w_k too: rounded
+ * first, the tails of a narrow Gaussian would lose ten times the precision of single.
  */
 #include "variant.h"
 
@@ -18,9 +19,11 @@ static inline real without_denormal(real value)
     return fabs((double)value) < smallest ? 0 : value;
 }
 
-/* phi and dphi of one edge, written at stride EDGE_BLOCK */
-static void radial_functions(const cpu_weights *w, double d, real *phi, real *dphi)
+/* phi and dphi of one edge, written at stride EDGE_BLOCK; pair: its short range, or NULL. */
+static void radial_functions(const cpu_weights *w, double d, const short_range_pair *pair, real *phi, real *dphi)
 {
+    double seen_slope = 1;
+    if (pair && d < pair->outer) d = mlff_seen_distance(pair, d, &seen_slope);
     const double argument = M_PI * d / w->cutoff;
     const real fc = (real)(0.5 * (cos(argument) + 1)), dfc = (real)(-0.5 * M_PI / w->cutoff * sin(argument));
     for (int k = 0; k < w->K; k++) {
@@ -35,10 +38,10 @@ static void radial_functions(const cpu_weights *w, double d, real *phi, real *dp
             drbf = (real)((w->frequency[k] * cosine - sine / d) / d);
         }
         phi[k * EDGE_BLOCK] = without_denormal(rbf * fc);
-        dphi[k * EDGE_BLOCK] = without_denormal(drbf * fc + rbf * dfc);
+        dphi[k * EDGE_BLOCK] = without_denormal((real)seen_slope * (drbf * fc + rbf * dfc));
     }
     phi[w->K * EDGE_BLOCK] = without_denormal(fc);
-    dphi[w->K * EDGE_BLOCK] = without_denormal(dfc);
+    dphi[w->K * EDGE_BLOCK] = without_denormal((real)seen_slope * dfc);
 }
 
 /* Counts each row's edges; fails naming the first row that has a distance of 0 or one that is not finite. */
@@ -87,6 +90,8 @@ static void fill_row(cpu_state *s, const double *x, int64_t i, real *unwanted)
     const mlff_graph *g = s->graph;
     const int functions = s->w.K + 1;
     const double *centre = x + 3 * (size_t)g->atom_of_row[i];
+    const short_range_pair *pairs = s->model->short_range;
+    if (pairs) pairs += (size_t)g->species[i] * (size_t)s->w.n_elements;
     int64_t e = s->edge_first[i];
     for (int64_t slot = g->first[i]; slot < g->first[i + 1]; slot++) {
         double r[3], d = mlff_graph_separation(g, x, slot, centre, r);
@@ -100,7 +105,8 @@ static void fill_row(cpu_state *s, const double *x, int64_t i, real *unwanted)
         s->edge_d[e] = (real)d;
         for (int a = 0; a < 3; a++) s->edge_u[3 * e + a] = (real)(r[a] / d);
         const size_t block = (size_t)(e / EDGE_BLOCK) * functions * EDGE_BLOCK + e % EDGE_BLOCK;
-        radial_functions(&s->w, d, s->phi + block, s->dphi ? s->dphi + block : unwanted);
+        const short_range_pair *pair = pairs ? &pairs[g->species[g->neighbour_row[slot]]] : NULL;
+        radial_functions(&s->w, d, pair, s->phi + block, s->dphi ? s->dphi + block : unwanted);
         e++;
     }
     const int64_t first = s->edge_first[i], edges = s->edge_first[i + 1] - first;

@@ -157,12 +157,13 @@ typedef struct cpu_state {
     real *s;     /* [N][F] */
     real *v_mid; /* [N][3][F] v between message and update */
     layer_tensors layer[MLFF_MAX_INTERACTIONS];
-    real *readout_slope; /* [N][H] */
-    double *atom_energy; /* [N] eV */
-    real *adj;           /* [R][4][F] s_adj, v_adj (3): adjoint of the state, what neighbours gather */
-    real *features_adj;  /* [N][5][F] */
-    double *row_virial;  /* [N][9] eV */
-    real *scratch;       /* [threads][scratch_size] */
+    real *readout_slope;    /* [N][H] */
+    double *atom_energy;    /* [N] eV */
+    mlff_close_pairs close; /* of a model with a short-range term */
+    real *adj;              /* [R][4][F] s_adj, v_adj (3): adjoint of the state, what neighbours gather */
+    real *features_adj;     /* [N][5][F] */
+    double *row_virial;     /* [N][9] eV */
+    real *scratch;          /* [threads][scratch_size] */
     size_t scratch_size;
     int64_t max_row_edges;
 
@@ -185,6 +186,8 @@ typedef struct cpu_state {
 #define cpu_update_reverse VARIANT(cpu_update_reverse)
 #define cpu_readout_forward VARIANT(cpu_readout_forward)
 #define cpu_readout_reverse VARIANT(cpu_readout_reverse)
+#define cpu_short_range VARIANT(cpu_short_range)
+#define cpu_close_pairs VARIANT(cpu_close_pairs)
 #define cpu_collect_forces VARIANT(cpu_collect_forces)
 
 mlff_status cpu_weights_create(cpu_weights *w, const mlff_model *model, mlff_error *error);
@@ -207,6 +210,8 @@ mlff_status cpu_update_forward(void *state, int l, mlff_error *error);
 mlff_status cpu_update_reverse(void *state, int l, mlff_error *error);
 mlff_status cpu_readout_forward(void *state, mlff_error *error);
 mlff_status cpu_readout_reverse(void *state, mlff_error *error);
+mlff_status cpu_short_range(void *state, mlff_error *error);
+void cpu_close_pairs(const void *state, mlff_close_pairs *pairs);
 mlff_status cpu_collect_forces(void *state, mlff_output *output, mlff_error *error);
 
 /* silu(x) = x sigma(x) and its derivative sigma (1 + x (1 - sigma)) */

@@ -63,11 +63,20 @@ def collect(path: str) -> dict:
         "scale": file.scale,
         "shift": file.shift,
         "element_energies": dict(zip(file.elements, file.element_energies)),
+        "short_range": _short_range(file),
         "provenance": file.provenance,
         "licence": file.licence,
         "info": dict(sorted(file.info.items())),
         "memory_cpu": memory,
     }
+
+
+def _short_range(file) -> dict | None:
+    """Inner and outer distances of each pair (angstrom), None for a model without the term."""
+    if not file.short_range:
+        return None
+    distances = file.short_range.by_pair(file.elements)
+    return {f"{a}-{b}": {"inner": inner, "outer": outer} for (a, b), (inner, outer) in distances.items()}
 
 
 def print_text(facts: dict) -> None:
@@ -86,6 +95,7 @@ def print_text(facts: dict) -> None:
         ("energy unit", f"{facts['energy_unit']} in the file, eV in every result"),
         ("scale, shift", f"{facts['scale']:.10g}, {facts['shift']:.10g} {facts['energy_unit']} an atom"),
         ("element energies", f"{energies} {facts['energy_unit']}"),
+        ("short range", _short_range_text(facts["short_range"])),
         ("provenance", facts["provenance"]),
         ("licence", facts["licence"]),
     ]
@@ -97,3 +107,10 @@ def print_text(facts: dict) -> None:
     for name, value in rows:
         # a text of several lines stays in its column
         print(f"{name:<{width}}  " + str(value).replace("\n", "\n" + " " * (width + 2)))
+
+
+def _short_range_text(distances: dict | None) -> str:
+    if distances is None:
+        return "none: below the shortest distances of its training the model knows nothing"
+    return "ZBL below " + ", ".join(f"{pair} {d['outer']:g} (in full {d['inner']:g})" for pair, d in distances.items()) + \
+        " angstrom"
