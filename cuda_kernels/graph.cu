@@ -129,7 +129,12 @@ mlff_status search_graph(state<T> *s, mlff_graph *graph, const mlff_input *input
     if (!s->search) s->search = (device_search *)calloc(1, sizeof *s->search);
     if (!s->search)
         return mlff_fail(error, MLFF_ERROR_MEMORY, "out of memory: %zu bytes for a search", sizeof *s->search);
-    return search_on_device(s->search, s->stream, graph, input, s->model->info.n_elements, reach, error);
+    const mlff_status status =
+        search_on_device(s->search, s->stream, graph, input, s->model->info.n_elements, reach, error);
+    if (status != MLFF_ERROR_MEMORY) return status;
+    s->N = s->R = input->n_local, s->n_all = input->n_all, s->n_slots = s->search->n_slots; /* what was too much */
+    s->n_chunks = s->N / CHUNK_ROWS + 1, s->with_reverse = 1;
+    return tell_what_fits(s, error);
 }
 
 template <typename T> mlff_status explain_row(const state<T> *s, const double *x, int64_t row, mlff_error *error)

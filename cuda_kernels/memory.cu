@@ -2,26 +2,27 @@
 /*
  * Memory: the device arenas, pinned host memory, and the table of every tensor of one evaluation.
  *
- * Bytes an atom (t = sizeof(T), r = sizeof(real<T>); in brackets single with F = 128, L = 3, H = 64), without
- *   neighbours: s and v_mid, later their adjoints                          max(F r + 3F t, 4F t)      [2,048]
+ * Bytes an atom, without neighbours (t = sizeof(T), r = sizeof(real<T>); in brackets single with F = 128, L = 3, H = 64)
+ *   s and v_mid, later their adjoints                          max(F r + 3F t, 4F t)      [2,048]
  *   each layer: VU, dense slope, y_sv; all but the last: y_v   9F t, less F t             [13,312]
  *   layers l >= 1: context slope, x_v, features, v             10F t each                 [10,240]
  *   readout slope                                              H t                        [256]
  *   positions, forces, sums of a row, counts, graph            180                        [180]
- *   temporaries of the dense layers                            the larger of 12F t, 2H t  [6,144]
- *   all                                                                                   [32,180]
+ *   clusters of rows (seats, sizes), single and mixed          104 and 132                [104]
+ *   temporaries of dense layers that are not fused             of 65,536 rows at most     [0]
+ *   all                                                                                   [26,140]
  * Bytes a neighbour candidate, skin included:
  *   graph: row, atom, incoming                                 12                         [12]
  *   edge, its adjoint, its row, its place                      8r + 8                     [40]
+ *   its place in the order of a cluster, single and mixed      4                          [4]
  *   with structures: the image's shift                         24
  *   with a short-range term: its distance                      r
  *   with virials of atoms                                      72
  * 4,019,679 atoms with 52.9 neighbours of the library's own search ran on one H200 (150 GB): 36.2 kB each, 2026-11-21.
  */
-#include "memory.cuh"
-#include "message_matrix.cuh"
-
 #include "dense.cuh"
+#include "message_matrix.cuh"
+#include "neighbours.cuh"
 
 #include <stdio.h>
 #include <string.h>
@@ -165,12 +166,11 @@ template <typename T> static void share_places(state<T> *s)
     for (int l = 0; l < s->w.L; l++) s->layer[l].features_adj = s->layer[l].features;
 }
 
-/* After a failure: the message goes on with what would fit, and the arenas are empty, so that a smaller system works.
- * */
-template <typename T> static mlff_status tell_what_fits(state<T> *s, mlff_error *error)
+template <typename T> mlff_status tell_what_fits(state<T> *s, mlff_error *error)
 {
     tensor_row table[MAX_TENSORS];
-    const size_t needed = bytes_of(table, tensor_table(s, table)) + s->graph_arena.wanted;
+    const size_t searched = s->search ? device_search_wanted(s->search) : 0;
+    const size_t needed = bytes_of(table, tensor_table(s, table)) + s->graph_arena.wanted + searched;
     for (device_arena *a : {&s->graph_arena, &s->arena, &s->virial_arena}) {
         cudaFree(a->memory);
         *a = {};
@@ -179,6 +179,7 @@ template <typename T> static mlff_status tell_what_fits(state<T> *s, mlff_error 
     size_t free_bytes = 0, all_bytes = 0;
     cudaMemGetInfo(&free_bytes, &all_bytes);
     cudaGetLastError();
+    if (s->search) free_bytes += device_search_memory(s->search); /* the next search has it again */
     const double bytes_of_row = s->N > 0 ? (double)needed / s->N : 1, margin = 64 << 20; /* fragments */
     const double fit = (double)free_bytes > margin ? ((double)free_bytes - margin) / bytes_of_row : 0;
     if (error) {
@@ -223,6 +224,9 @@ template <typename T> void estimate_memory(const state<T> *s, double *bytes_per_
     *bytes_per_neighbour = (double)(with_one - without) / atoms + GRAPH_BYTES_OF_SLOT;
 }
 
+template mlff_status tell_what_fits(state<float> *, mlff_error *);
+template mlff_status tell_what_fits(state<double> *, mlff_error *);
+template mlff_status tell_what_fits(state<__half> *, mlff_error *);
 template mlff_status make_room(state<float> *, const mlff_graph *, mlff_error *);
 template mlff_status make_room(state<double> *, const mlff_graph *, mlff_error *);
 template mlff_status make_room(state<__half> *, const mlff_graph *, mlff_error *);

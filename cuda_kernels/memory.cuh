@@ -20,6 +20,10 @@ mlff_status pin_host_memory(void **memory, size_t *bytes, size_t wanted, mlff_er
  * suffice the message tells how many atoms would fit, and what the device still holds is given back. */
 template <typename T> mlff_status make_room(state<T> *s, const mlff_graph *graph, mlff_error *error);
 
+/* After a failure for want of memory: the message goes on with how many atoms like those of `s` would fit, and the arenas
+ * are empty, so that a smaller system works. */
+template <typename T> mlff_status tell_what_fits(state<T> *s, mlff_error *error);
+
 /* Bytes of the device for energy and forces on one rank, with an engine's list; neighbours are candidates, skin
  * included. */
 template <typename T> void estimate_memory(const state<T> *s, double *bytes_per_atom, double *bytes_per_neighbour);

@@ -210,6 +210,7 @@ static mlff_status place_slots(device_search *d, search_view *a, size_t E, int w
         {&d->graph.incoming_wide, wide, sizeof(int64_t), "incoming"},
         {&d->graph.shift, with_shift ? E * 3 : 0, sizeof(double), "image shifts"},
     };
+    d->n_slots = (int64_t)E;
     MLFF_TRY(place_on_device(&d->slots, table, sizeof table / sizeof table[0], error));
     a->g = d->graph;
     return MLFF_OK;
@@ -253,6 +254,7 @@ static mlff_status search(device_search *d, cudaStream_t stream, mlff_graph *gra
 {
     transfers t;
     search_view a = {};
+    d->n_slots = 0;
     MLFF_TRY(pin_transfers(d, &t, (size_t)r->n_atoms, (size_t)r->n_structures, error));
     MLFF_TRY(read_structures(t.groups, r, in, error));
     MLFF_TRY(check_amount(r, error));
@@ -313,6 +315,11 @@ void device_search_free(device_search *d)
 size_t device_search_memory(const device_search *d)
 {
     return d->rows.bytes + d->slots.bytes + d->work.bytes;
+}
+
+size_t device_search_wanted(const device_search *d)
+{
+    return d->rows.wanted + d->slots.wanted + d->work.wanted;
 }
 
 } // namespace mlff

@@ -30,6 +30,7 @@ struct device_search {
     device_arena rows, slots, work;
     char *host; /* pinned: positions up, rows and totals down */
     size_t host_bytes;
+    int64_t n_slots; /* of the last search; 0 where it did not come so far */
 };
 
 /* Makes the graph on the device and fills the host's arrays of atoms and rows, but for `species`. Where a structure is so
@@ -39,6 +40,9 @@ mlff_status search_on_device(device_search *d, cudaStream_t stream, mlff_graph *
 
 void device_search_free(device_search *d);
 size_t device_search_memory(const device_search *d);
+
+/* What the last search asked for; device_search_memory is what is held. */
+size_t device_search_wanted(const device_search *d);
 
 } // namespace mlff
 
