@@ -3,45 +3,47 @@
  * Message of interactions l >= 1 in single and mixed (docs/equations.md): filters through the matrix units
  * (radial_fragments.cuh), neighbours from shared memory. message.cu has the plain kernels for what does not fit here.
  *
- * Launch   a block works on a cluster of consecutive rows (clusters.cu), 16 columns at a time: what its rows gather of these
- *          columns is copied to shared memory once, while the block still works on the 16 columns before.
- *          Forward: a warp a row, its fragments in registers; 12 rows (single) or 16 (mixed).
- *          Reverse: two warps a row, eight columns each, the fragments in shared memory; 8 rows.
+ * Launch   a block works on a cluster of consecutive rows (clusters.cu), 16 columns at a time; a warp a row, and one that
+ *          brings the data (message_producer.cuh). Fragments of the radial functions: forward in registers, 11 rows (single)
+ *          or 15 (mixed); reverse in shared memory, 8 rows or 11.
  * Passes   a row's edges are taken 64 at a time.
  * Cost     per 16 edges and 16 columns 24 (forward), 48 (reverse) matrix instructions in single, half of that in mixed;
  *          10 and 8 values of the neighbours a lane and column.
- * Order    sums over edges: tiles of 16, then a fixed tree over their rows; sums over features: slices, then a lane's two
- *          columns, the four lanes, the two warps.
+ * Order    sums over edges: tiles of 16, then a fixed tree over their rows; sums over features: slices, then a lane's four
+ *          columns, then the four lanes.
  */
 #include "launch.cuh"
 #include "message_matrix.cuh"
-#include "message_stage.cuh"
+#include "message_producer.cuh"
 
 namespace mlff
 {
-
-/* Rows of a cluster, and seats: as many as registers and shared memory hold. */
-template <typename T> constexpr int FORWARD_ROWS = 12;
-template <typename T> constexpr int FORWARD_SEATS = 272;
-template <typename T> constexpr int REVERSE_ROWS = 8;
-template <typename T> constexpr int REVERSE_SEATS = 200;
-template <> constexpr int FORWARD_ROWS<__half> = 16;
-template <> constexpr int FORWARD_SEATS<__half> = 320;
-template <> constexpr int REVERSE_SEATS<__half> = 256;
 
 constexpr int FORWARD_PLANES = 5, REVERSE_PLANES = 4;          /* x_s, x_R, y (3); s_adj, v_adj (3) */
 constexpr int MIN_ROWS = 1024;                                 /* fewer do not fill the machine with clusters */
 template <typename T> constexpr int STORED = SPLIT<T> ? 3 : 2; /* parts of a fragment in shared memory */
 
-/* ---------------------------------------------------------------------------------------------- forward */
-
-template <typename T> struct forward_shared {
-    alignas(256) char stage[2][FORWARD_SEATS<T> * FORWARD_PLANES * COLUMNS * sizeof(T)];
-    uint2 weights[2][SLICE_FRAGMENTS];
-    int32_t rows[2][FORWARD_SEATS<T>];
-    staged_edges edges[2][FORWARD_ROWS<T>];
-    radial_table table;
+/* Rows of a cluster, and seats: as many as registers and shared memory hold. */
+template <typename T> struct forward_shared : message_shared<T, 11, 256, FORWARD_PLANES> {
 };
+template <> struct forward_shared<__half> : message_shared<__half, 15, 320, FORWARD_PLANES> {
+};
+
+template <typename T> struct reverse_sizes {
+    static constexpr int ROWS = 7, SEATS = 216;
+};
+template <> struct reverse_sizes<__half> {
+    static constexpr int ROWS = 11, SEATS = 256;
+};
+
+template <typename T>
+struct reverse_shared : message_shared<T, reverse_sizes<T>::ROWS, reverse_sizes<T>::SEATS, REVERSE_PLANES> {
+    uint4 fragments[reverse_sizes<T>::ROWS][TILES][2][STORED<T>][32]; /* of phi and dphi/dd */
+};
+
+template <typename Shared> constexpr int THREADS = (Shared::ROWS + 1) * 32;
+
+/* ---------------------------------------------------------------------------------------------- forward */
 
 /* The lane's four columns of plane p of an edge's neighbour, which is where its seat begins, or -1 - row where it has none.
  * stage: at the lane's columns. ALL: every edge of the cluster has a seat. */
@@ -95,80 +97,105 @@ __device__ inline void forward_slice(const matrix_arguments &a, const char *stag
     }
 }
 
-/* What a row's slice is added to: vector g / 2 of (s, v), two columns of the lane. */
-struct row_part {
-    int vector;
-    size_t at; /* in s, or in v */
+/* Where a lane's two columns of a row's sums go: vector g / 2 of (s, v). */
+template <typename T> struct row_part {
+    const T *v_in;
+    T *v_out;
+    float *s; /* NULL: the lane's vector is one of v */
+
+    __device__ row_part(int row, int F, const T *v_from, T *v_to, float *s_all)
+    {
+        const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, column = 4 * t + 2 * (g % 2);
+        const size_t at = ((size_t)row * 3 + g / 2 - 1) * F + column;
+        v_in = v_from + at, v_out = v_to + at;
+        s = g < 2 ? s_all + (size_t)row * F + column : nullptr;
+    }
+    __device__ void load(int column, two_columns &old) const
+    {
+        if (s)
+            old.load(s + column);
+        else
+            old.load(v_in + column);
+    }
+    __device__ void store(int column, const two_columns &old, float2 sum, float scale) const
+    {
+        const float2 from = s ? old.value(float()) : old.value(T());
+        if (s)
+            store_two(s + column, from.x + sum.x * scale, from.y + sum.y * scale);
+        else
+            store_two(v_out + column, from.x + sum.x * scale, from.y + sum.y * scale);
+    }
 };
 
-__device__ inline row_part part_of(int row, int F, int slice, int g, int t)
+template <typename T, bool GAUSSIAN>
+__device__ inline void radial_fragments(const matrix_arguments &a, const radial_table &table, const staged_edges &edges,
+                                        int left, int tiles, uint4 (&phi)[TILES][PARTS])
 {
-    const int vector = g / 2, f = slice * COLUMNS + 4 * t + 2 * (g % 2);
-    return {vector, vector == 0 ? (size_t)row * F + f : ((size_t)row * 3 + vector - 1) * F + f};
+    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    uint4 unused[PARTS];
+#pragma unroll
+    for (int tile = 0; tile < TILES; tile++) {
+        if (tile % 2 == 0 && tile >= tiles) break;
+        edge_cutoff cutoff[2];
+        load_cutoffs(a, edges, left, tile, g, cutoff);
+        edge_fragments<GAUSSIAN, false>(table, cutoff, t, phi[tile], unused);
+    }
+}
+
+/* A row's warp. */
+template <typename T, bool GAUSSIAN>
+__device__ inline void forward_rows(const matrix_arguments &a, const T *__restrict__ features,
+                                    const T *__restrict__ v_in, float *s, T *v_out, forward_shared<T> &shared)
+{
+    const int warp = threadIdx.x / 32, slices = a.F / COLUMNS;
+    ring slice_ring, pass_ring;
+    for (;; pass_ring.advance()) {
+        staged_pass<forward_shared<T>::ROWS> &pass = shared.pass[pass_ring.buffer];
+        barrier_wait(&shared.pass_full[pass_ring.buffer], pass_ring.parity);
+        if (pass.cluster < 0) break;
+        staged_edges &edges = pass.row[warp];
+        const int row = pass.cluster * forward_shared<T>::ROWS + warp, begin = pass.begin,
+                  left = pass.edges[warp] - begin, tiles = tiles_of(left);
+        const bool all_seated = pass.all_seated, writes = row < a.N && (begin == 0 || tiles > 0);
+        uint4 phi[TILES][PARTS];
+        radial_fragments<T, GAUSSIAN>(a, shared.table, edges, left, tiles, phi);
+        name_neighbours(edges);
+        const row_part<T> to(row, a.F, begin > 0 ? v_out : v_in, v_out, s);
+        for (int slice = 0; slice < slices; slice++, slice_ring.advance()) {
+            const int column = slice * COLUMNS;
+            two_columns old;
+            if (writes) to.load(column, old);
+            barrier_wait(&shared.stage_full[slice_ring.buffer], slice_ring.parity);
+            float sum[4][4] = {};
+            const char *stage = shared.stage[slice_ring.buffer];
+            const uint2 *weights = shared.weights[slice_ring.buffer];
+            if (all_seated)
+                forward_slice<T, true>(a, stage, weights, features, edges.edge, phi, tiles, column, sum);
+            else
+                forward_slice<T, false>(a, stage, weights, features, edges.edge, phi, tiles, column, sum);
+            give_back(&shared.stage_empty[slice_ring.buffer]);
+            const float2 part = sum_over_rows(sum, threadIdx.x % 32 / 4);
+            if (writes) to.store(column, old, part, a.scale);
+        }
+        give_back(&shared.pass_empty[pass_ring.buffer]);
+    }
 }
 
 template <typename T, bool GAUSSIAN>
-__global__ void __launch_bounds__(FORWARD_ROWS<T> * 32, 1)
+__global__ void __launch_bounds__(THREADS<forward_shared<T>>, 1)
     message_matrix_kernel(matrix_arguments a, const T *__restrict__ features, const T *__restrict__ v_in, float *s,
                           T *v_out)
 {
     extern __shared__ __align__(256) char memory[];
     forward_shared<T> &shared = *(forward_shared<T> *)memory;
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, slices = a.F / COLUMNS;
-    walk w;
-    for (begin_walk<T, FORWARD_PLANES, 1>(a, features, FORWARD_ROWS<T>, shared, w); w.cluster < a.n_clusters;
-         next_cluster(a, FORWARD_ROWS<T>, slices, w)) {
-        staged_edges &edges = shared.edges[w.list][warp];
-        for (int pass = 0, more = 1; more; pass += PASS_EDGES) {
-            more = __syncthreads_or(w.row.edges > pass + PASS_EDGES);
-            begin_pass<T, FORWARD_PLANES, 1>(a, pass, shared, w);
-            const int tiles = tiles_of(w.row.edges - pass);
-            uint4 phi[TILES][PARTS], unused[PARTS];
-#pragma unroll
-            for (int tile = 0; tile < TILES; tile++) {
-                if (tile % 2 == 0 && tile >= tiles) break;
-                edge_cutoff cutoff[2];
-                load_cutoffs(a, edges, w.row.edges - pass, tile, g, cutoff);
-                edge_fragments<GAUSSIAN, false>(shared.table, cutoff, t, phi[tile], unused);
-            }
-            name_neighbours<1>(edges);
-            for (int slice = 0; slice < slices; slice++, w.buffer ^= 1) {
-                const row_part to = part_of(w.row.row, a.F, slice, g, t);
-                float2 old = make_float2(0, 0);
-                if (w.row.row < a.N)
-                    old = to.vector == 0 ? load_two(s + to.at) : load_two((pass > 0 ? v_out : v_in) + to.at);
-                begin_slice<T, FORWARD_PLANES, 1>(a, features, slice, slices, more, shared, w);
-                float sum[4][4] = {};
-                const char *stage = shared.stage[w.buffer];
-                const uint2 *weights = shared.weights[w.buffer];
-                if (w.taken >= 0)
-                    forward_slice<T, true>(a, stage, weights, features, edges.edge, phi, tiles, slice * COLUMNS, sum);
-                else
-                    forward_slice<T, false>(a, stage, weights, features, edges.edge, phi, tiles, slice * COLUMNS, sum);
-                const float2 part = sum_over_rows(sum, g);
-                if (w.row.row >= a.N) continue;
-                if (to.vector == 0)
-                    store_two(s + to.at, old.x + part.x * a.scale, old.y + part.y * a.scale);
-                else
-                    store_two(v_out + to.at, old.x + part.x * a.scale, old.y + part.y * a.scale);
-            }
-        }
-    }
+    prepare_block(a, shared);
+    if (threadIdx.x / 32 == forward_shared<T>::ROWS)
+        produce<T>(a, features, shared);
+    else
+        forward_rows<T, GAUSSIAN>(a, features, v_in, s, v_out, shared);
 }
 
 /* ---------------------------------------------------------------------------------------------- reverse */
-
-constexpr int PAIR =
-    2; /* warps of a row: each has eight of the slice's columns, and makes the fragments of half the tiles */
-
-template <typename T> struct reverse_shared {
-    alignas(256) char stage[2][REVERSE_SEATS<T> * REVERSE_PLANES * COLUMNS * sizeof(T)];
-    uint4 fragments[REVERSE_ROWS<T>][TILES][2][STORED<T>][32]; /* of phi and dphi/dd; then sums of edges */
-    uint2 weights[2][SLICE_FRAGMENTS];
-    int32_t rows[2][REVERSE_SEATS<T>];
-    staged_edges edges[2][REVERSE_ROWS<T>];
-    radial_table table;
-};
 
 /* A lane's fragments of one tile to shared memory and back; mixed has no low halves. */
 template <bool SPLIT_, int STORED_> __device__ inline void keep(uint4 (*to)[32], const uint4 (&a)[PARTS], int lane)
@@ -185,231 +212,194 @@ template <bool SPLIT_, int STORED_> __device__ inline void recall(const uint4 (*
     if (SPLIT_) a[1] = from[STORED_ - 1][lane];
 }
 
-/* Where a lane's two columns of a slice begin: column n of a warp's tile is column n of its eight. */
-__device__ inline int lane_column(int half, int t)
-{
-    return 8 * half + 2 * t;
-}
-
-/* The lane's two columns of the four planes of an edge's neighbour; stage: at the lane's columns of its warp's eight in the
- * first plane. The stage begins at a multiple of a seat's bytes, so the turn of a seat works on the address too. */
+/* The lane's four columns of the four planes of an edge's neighbour; stage: at the lane's columns of the first plane. The
+ * stage begins at a multiple of a seat's bytes, so the turn of a seat works on the address too. */
 template <typename T, bool ALL>
-__device__ inline void gather_planes(uint32_t stage, const T *adj, int F, int neighbour, int half, int column,
-                                     float2 (&to)[REVERSE_PLANES])
+__device__ inline void gather_planes(uint32_t stage, const T *adj, int F, int neighbour, int column,
+                                     float (&to)[REVERSE_PLANES][4])
 {
     constexpr int BYTES = COLUMNS * sizeof(T);
-    const uint32_t at = stage + neighbour ^ half * 8 * (int)sizeof(T);
+    const uint32_t at = stage + neighbour;
 #pragma unroll
     for (int p = 0; p < REVERSE_PLANES; p++)
         if (ALL || neighbour >= 0)
-            to[p] = load_two_at(at ^ p * BYTES, T());
+            load_four_at(at ^ p * BYTES, T(), to[p]);
         else
-            to[p] = load_two(adj + ((size_t)(-1 - neighbour) * REVERSE_PLANES + p) * F + column);
+            load_four(adj + ((size_t)(-1 - neighbour) * REVERSE_PLANES + p) * F + column, to[p]);
 }
 
 /* What one slice adds to the adjoints of a row's features x [5], and to those of its edges (u, d). */
 template <typename T, bool ALL>
 __device__ inline void reverse_slice(const matrix_arguments &a, const uint4 (*fragments)[2][STORED<T>][32],
                                      const char *stage, const uint2 *weights, const float4 *geometry, const T *adj,
-                                     int tiles, int slice, const float2 (&x)[5], float2 (&x_adj)[5],
+                                     int tiles, int column, const float (&x)[5][4], float (&x_adj)[5][4],
                                      float (&edge_adj)[TILES][2][4])
 {
-    const int half = threadIdx.x / 32 % PAIR, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const int column = slice * COLUMNS + lane_column(half, t);
-    const uint32_t lane_stage = shared_address(stage) + 2 * t * sizeof(T);
-    uint2 b[3][PARTS];
+    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    const uint32_t lane_stage = shared_address(stage) + 4 * t * sizeof(T);
+    uint2 b[3][2][PARTS];
 #pragma unroll
-    for (int kind = 0; kind < 3; kind++)
-#pragma unroll
-        for (int part = 0; part < PARTS; part++)
-            if (SPLIT<T> || part != 1) b[kind][part] = weights[((kind * 2 + half) * PARTS + part) * 32 + lane];
+    for (int kind = 0; kind < 3; kind++) load_weights<SPLIT<T>>(weights, kind, lane, b[kind]);
 #pragma unroll
     for (int tile = 0; tile < TILES; tile++) {
-        if (tile % 2 == 0 && tile >= tiles) break; /* in pairs: fewer branches */
-        float4 r[2];
-        float2 in[2][REVERSE_PLANES], along[2]; /* s_adj, v_adj (3) of the neighbours; - u . v_adj */
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-            r[h] = geometry[tile * 16 + 8 * h + g];
-            gather_planes<T, ALL>(lane_stage, adj, a.F, __float_as_int(r[h].w), half, column, in[h]);
-            along[h].x = -(r[h].x * in[h][1].x + r[h].y * in[h][2].x + r[h].z * in[h][3].x);
-            along[h].y = -(r[h].x * in[h][1].y + r[h].y * in[h][2].y + r[h].z * in[h][3].y);
-        }
+        if (tile % 2 == 0 && tile >= tiles) break;   /* in pairs: fewer branches */
+        float in[2][REVERSE_PLANES][4], along[2][4]; /* s_adj, v_adj (3) of the neighbours; - u . v_adj */
         uint4 phi[PARTS];
-        float W[3][4];
+        float W[3][2][4];
         recall<SPLIT<T>, STORED<T>>(fragments[tile][0], phi, lane);
 #pragma unroll
-        for (int kind = 0; kind < 3; kind++) filter_tile<SPLIT<T>>(phi, b[kind], W[kind]);
+        for (int kind = 0; kind < 3; kind++) filter<SPLIT<T>>(phi, b[kind], W[kind]);
 #pragma unroll
         for (int h = 0; h < 2; h++) {
-            const float2 R = make_float2(W[1][2 * h] * x[1].x, W[1][2 * h + 1] * x[1].y);
-            x_adj[0].x += W[0][2 * h] * in[h][0].x, x_adj[0].y += W[0][2 * h + 1] * in[h][0].y;
-            x_adj[1].x += W[1][2 * h] * along[h].x, x_adj[1].y += W[1][2 * h + 1] * along[h].y;
+            const float4 r = geometry[tile * 16 + 8 * h + g];
+            gather_planes<T, ALL>(lane_stage, adj, a.F, __float_as_int(r.w), column + 4 * t, in[h]);
 #pragma unroll
-            for (int c = 0; c < 3; c++) {
-                x_adj[2 + c].x += W[2][2 * h] * in[h][1 + c].x, x_adj[2 + c].y += W[2][2 * h + 1] * in[h][1 + c].y;
-                edge_adj[tile][h][c] -= R.x * in[h][1 + c].x;
-                edge_adj[tile][h][c] -= R.y * in[h][1 + c].y;
+            for (int q = 0; q < 4; q++) {
+                const int at = 2 * h + q % 2;
+                const float W_s = W[0][q / 2][at], W_R = W[1][q / 2][at], W_v = W[2][q / 2][at], R = W_R * x[1][q];
+                along[h][q] = -(r.x * in[h][1][q] + r.y * in[h][2][q] + r.z * in[h][3][q]);
+                x_adj[0][q] += W_s * in[h][0][q];
+                x_adj[1][q] += W_R * along[h][q];
+#pragma unroll
+                for (int c = 0; c < 3; c++) {
+                    x_adj[2 + c][q] += W_v * in[h][1 + c][q];
+                    edge_adj[tile][h][c] -= R * in[h][1 + c][q];
+                }
             }
         }
         recall<SPLIT<T>, STORED<T>>(fragments[tile][1], phi, lane); /* of dphi/dd */
 #pragma unroll
-        for (int kind = 0; kind < 3; kind++) filter_tile<SPLIT<T>>(phi, b[kind], W[kind]);
+        for (int kind = 0; kind < 3; kind++) filter<SPLIT<T>>(phi, b[kind], W[kind]);
 #pragma unroll
-        for (int h = 0; h < 2; h++) {
-            edge_adj[tile][h][3] += W[0][2 * h] * (x[0].x * in[h][0].x);
-            edge_adj[tile][h][3] += W[0][2 * h + 1] * (x[0].y * in[h][0].y);
-            edge_adj[tile][h][3] += W[1][2 * h] * (x[1].x * along[h].x);
-            edge_adj[tile][h][3] += W[1][2 * h + 1] * (x[1].y * along[h].y);
-            edge_adj[tile][h][3] += W[2][2 * h] * (x[2].x * in[h][1].x + x[3].x * in[h][2].x + x[4].x * in[h][3].x);
-            edge_adj[tile][h][3] += W[2][2 * h + 1] * (x[2].y * in[h][1].y + x[3].y * in[h][2].y + x[4].y * in[h][3].y);
-        }
-    }
-}
-
-/* Over the eight rows g, by halves. Lane 4g + t is left with column g % 2 of its two: of plane g / 2 in *four, and, where
- * g < 2, of plane 4 in *last. */
-__device__ inline void sum_planes(const float2 (&x)[5], int g, float *four, float *last)
-{
-    const bool upper = g & 4, odd = g & 2, right = g & 1;
-    float2 two[2], one;
+        for (int h = 0; h < 2; h++)
 #pragma unroll
-    for (int p = 0; p < 2; p++) {
-        two[p].x = (upper ? x[2 + p].x : x[p].x) + __shfl_xor_sync(0xffffffffu, upper ? x[p].x : x[2 + p].x, 16);
-        two[p].y = (upper ? x[2 + p].y : x[p].y) + __shfl_xor_sync(0xffffffffu, upper ? x[p].y : x[2 + p].y, 16);
+            for (int q = 0; q < 4; q++) {
+                const int at = 2 * h + q % 2;
+                const float v = x[2][q] * in[h][1][q] + x[3][q] * in[h][2][q] + x[4][q] * in[h][3][q];
+                edge_adj[tile][h][3] += W[0][q / 2][at] * (x[0][q] * in[h][0][q]);
+                edge_adj[tile][h][3] += W[1][q / 2][at] * (x[1][q] * along[h][q]);
+                edge_adj[tile][h][3] += W[2][q / 2][at] * v;
+            }
     }
-    one.x = (odd ? two[1].x : two[0].x) + __shfl_xor_sync(0xffffffffu, odd ? two[0].x : two[1].x, 8);
-    one.y = (odd ? two[1].y : two[0].y) + __shfl_xor_sync(0xffffffffu, odd ? two[0].y : two[1].y, 8);
-    *four = (right ? one.y : one.x) + __shfl_xor_sync(0xffffffffu, right ? one.x : one.y, 4);
-    float sum = (right ? x[4].y : x[4].x) + __shfl_xor_sync(0xffffffffu, right ? x[4].x : x[4].y, 4);
-    sum += __shfl_xor_sync(0xffffffffu, sum, 8);
-    *last = sum + __shfl_xor_sync(0xffffffffu, sum, 16);
 }
 
 /* features_adj = sums over all passes; until the last they are in the block's part of `sums`, because features_adj stands in
- * the place of features, which every pass reads. */
+ * the place of features, which every pass reads. sums, features_adj: of the row, at the slice. */
 template <typename T>
-__device__ inline void add_feature_adjoints(const matrix_arguments &a, int row, int slice, bool again, bool more,
-                                            const float2 (&x_adj)[5], T *features_adj)
+__device__ inline void add_feature_adjoints(int F, float scale, bool again, bool more, const float (&x_adj)[5][4],
+                                            float *sums, T *features_adj)
 {
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const int f = slice * COLUMNS + lane_column(warp % PAIR, t) + g % 2;
-    float part[2];
-    sum_planes(x_adj, g, &part[0], &part[1]);
-#pragma unroll
-    for (int p = 0; p < 2; p++) {
-        const int plane = p == 0 ? g / 2 : 4;
-        if (p == 1 && g >= 2) break;
-        float *sum = a.sums + ((size_t)(blockIdx.x * REVERSE_ROWS<T> + warp / PAIR) * 5 + plane) * a.F + f;
-        float out = part[p] * a.scale;
-        if (again) out += *sum;
-        if (more)
-            *sum = out;
-        else
-            features_adj[((size_t)row * 5 + plane) * a.F + f] = T(out);
+    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    const float four[4][4] = {{x_adj[0][0], x_adj[0][1], x_adj[0][2], x_adj[0][3]},
+                              {x_adj[1][0], x_adj[1][1], x_adj[1][2], x_adj[1][3]},
+                              {x_adj[2][0], x_adj[2][1], x_adj[2][2], x_adj[2][3]},
+                              {x_adj[3][0], x_adj[3][1], x_adj[3][2], x_adj[3][3]}};
+    float2 two = sum_over_rows(four, g);
+    const int at = g / 2 * F + 4 * t + 2 * (g % 2), last_at = 4 * F + 4 * t + g / 2;
+    float last = sum_vector_over_rows(x_adj[4], g);
+    two.x *= scale, two.y *= scale, last *= scale;
+    if (again) two.x += sums[at], two.y += sums[at + 1], last += sums[last_at];
+    if (more) {
+        store_two(sums + at, two.x, two.y);
+        if (g % 2 == 0) sums[last_at] = last;
+    } else {
+        store_two(features_adj + at, two.x, two.y);
+        if (g % 2 == 0) features_adj[last_at] = T(last);
     }
 }
 
-/* Over the four lanes t, by halves: lane t is left with component t. */
-__device__ inline float sum_lanes(const float (&p)[4], int t)
+/* Adds (u_adj, d_adj) of the pass's edges, over the lane's columns in `part`. */
+__device__ inline void add_edge_adjoints(const uint32_t *places, int left, float scale,
+                                         const float (&part)[TILES][2][4], edge_adjoint<float> *edge_adj)
 {
-    float two[2];
+    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    float *to[2 * TILES], old[2 * TILES];
 #pragma unroll
-    for (int k = 0; k < 2; k++)
-        two[k] = (t & 2 ? p[2 + k] : p[k]) + __shfl_xor_sync(0xffffffffu, t & 2 ? p[k] : p[2 + k], 2);
-    return (t & 1 ? two[1] : two[0]) + __shfl_xor_sync(0xffffffffu, t & 1 ? two[0] : two[1], 1);
-}
-
-/* Adds (u_adj, d_adj) of the pass's edges over the row's two warps: each gives the other its sums of the other's tiles by
- * `room` [PASS_EDGES][4], which both have done with. All threads of the block come here. */
-__device__ inline void add_edge_adjoints(const matrix_arguments &a, const row_edges &r, int pass, float scale,
-                                         const float (&part)[TILES][2][4], float (*room)[4],
-                                         edge_adjoint<float> *edge_adj)
-{
-    const int half = threadIdx.x / 32 % PAIR, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    uint32_t place[TILES];
-    float own[TILES], old[TILES];
+    for (int q = 0; q < 2 * TILES; q++)
+        if (8 * q + g < left) to[q] = (float *)(edge_adj + (places[8 * q + g] >> 16)) + t; /* u[3], d */
 #pragma unroll
-    for (int q = 0; q < TILES; q++) { /* edges 8q + g of the warp's half of the pass */
-        const int e = pass + 32 * half + 8 * q + g;
-        if (e < r.edges) place[q] = a.clusters.places[r.first + e] >> 16;
-    }
-#pragma unroll
-    for (int q = 0; q < TILES; q++)
-        if (pass + 32 * half + 8 * q + g < r.edges)
-            old[q] = ((const float *)(edge_adj + r.first + place[q]))[t]; /* u[3], d */
-    __syncthreads();
+    for (int q = 0; q < 2 * TILES; q++)
+        if (8 * q + g < left) old[q] = *to[q];
 #pragma unroll
     for (int q = 0; q < 2 * TILES; q++) {
-        const float sum = sum_lanes(part[q / 2][q % 2], t);
-        if (q / TILES != half)
-            room[8 * q + g][t] = sum;
-        else
-            own[q % TILES] = sum;
+        const float sum = sum_over_lanes(part[q / 2][q % 2], t);
+        if (8 * q + g < left) *to[q] = old[q] + sum * scale;
     }
-    __syncthreads();
+}
+
+/* A row's warp. */
+template <typename T, bool GAUSSIAN>
+__device__ inline void reverse_rows(const matrix_arguments &a, const T *features, const T *__restrict__ adj,
+                                    T *features_adj, edge_adjoint<float> *edge_adj, reverse_shared<T> &shared)
+{
+    constexpr int ROWS = reverse_shared<T>::ROWS;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, slices = a.F / COLUMNS;
+    uint4(*fragments)[2][STORED<T>][32] = shared.fragments[warp];
+    float *sums = a.sums + ((size_t)blockIdx.x * ROWS + warp) * 5 * a.F;
+    ring slice_ring, pass_ring;
+    for (;; pass_ring.advance()) {
+        staged_pass<ROWS> &pass = shared.pass[pass_ring.buffer];
+        barrier_wait(&shared.pass_full[pass_ring.buffer], pass_ring.parity);
+        if (pass.cluster < 0) break;
+        staged_edges &edges = pass.row[warp];
+        const int row = pass.cluster * ROWS + warp, begin = pass.begin, left = pass.edges[warp] - begin,
+                  tiles = tiles_of(left);
+        const bool all_seated = pass.all_seated, more = pass.more;
+        const int64_t first = pass.first[warp];
+#pragma unroll 1
+        for (int tile = 0; tile < tiles + tiles % 2; tile++) {
+            uint4 phi[PARTS], dphi[PARTS];
+            edge_cutoff cutoff[2];
+            load_cutoffs(a, edges, left, tile, g, cutoff);
+            edge_fragments<GAUSSIAN, true>(shared.table, cutoff, t, phi, dphi);
+            keep<SPLIT<T>, STORED<T>>(fragments[tile][0], phi, lane);
+            keep<SPLIT<T>, STORED<T>>(fragments[tile][1], dphi, lane);
+        }
+        name_neighbours(edges);
+        const T *own = features + (size_t)row * 5 * a.F;
+        float to_edges[TILES][2][4] = {};
+        for (int slice = 0; slice < slices; slice++, slice_ring.advance()) {
+            const int column = slice * COLUMNS;
+            four_columns raw[5];
+            float x[5][4], x_adj[5][4] = {};
+            if (row < a.N)
 #pragma unroll
-    for (int q = 0; q < TILES; q++) {
-        const int e = 32 * half + 8 * q + g;
-        if (pass + e >= r.edges) continue;
-        const float both = half == 0 ? own[q] + room[e][t] : room[e][t] + own[q];
-        ((float *)(edge_adj + r.first + place[q]))[t] = old[q] + both * scale;
+                for (int p = 0; p < 5; p++) raw[p].load(own + (size_t)p * a.F + column + 4 * t);
+            barrier_wait(&shared.stage_full[slice_ring.buffer], slice_ring.parity);
+#pragma unroll
+            for (int p = 0; p < 5; p++) raw[p].value(T(), x[p]);
+            const char *stage = shared.stage[slice_ring.buffer];
+            const uint2 *weights = shared.weights[slice_ring.buffer];
+            if (all_seated)
+                reverse_slice<T, true>(a, fragments, stage, weights, edges.edge, adj, tiles, column, x, x_adj,
+                                       to_edges);
+            else
+                reverse_slice<T, false>(a, fragments, stage, weights, edges.edge, adj, tiles, column, x, x_adj,
+                                        to_edges);
+            give_back(&shared.stage_empty[slice_ring.buffer]);
+            if (row < a.N)
+                add_feature_adjoints(a.F, a.scale, begin > 0, more, x_adj, sums + column,
+                                     features_adj + (size_t)row * 5 * a.F + column);
+        }
+        give_back(&shared.pass_empty[pass_ring.buffer]);
+        if (left > 0)
+            add_edge_adjoints(a.clusters.places + first + begin, left, a.scale / adjoint_scale<T>, to_edges,
+                              edge_adj + first);
     }
 }
 
 template <typename T, bool GAUSSIAN>
-__global__ void __launch_bounds__(REVERSE_ROWS<T> *PAIR * 32, 1)
+__global__ void __launch_bounds__(THREADS<reverse_shared<T>>, 1)
     message_matrix_reverse_kernel(matrix_arguments a, const T *features, const T *__restrict__ adj, T *features_adj,
                                   edge_adjoint<float> *edge_adj)
 {
     extern __shared__ __align__(256) char memory[];
     reverse_shared<T> &shared = *(reverse_shared<T> *)memory;
-    const int warp = threadIdx.x / 32, own = warp / PAIR, half = warp % PAIR, lane = threadIdx.x % 32, g = lane / 4,
-              t = lane % 4, slices = a.F / COLUMNS;
-    walk w;
-    for (begin_walk<T, REVERSE_PLANES, PAIR>(a, adj, REVERSE_ROWS<T>, shared, w); w.cluster < a.n_clusters;
-         next_cluster(a, REVERSE_ROWS<T>, slices, w)) {
-        staged_edges &edges = shared.edges[w.list][own];
-        for (int pass = 0, more = 1; more; pass += PASS_EDGES) {
-            more = __syncthreads_or(w.row.edges > pass + PASS_EDGES);
-            begin_pass<T, REVERSE_PLANES, PAIR>(a, pass, shared, w);
-            const int tiles = tiles_of(w.row.edges - pass);
-#pragma unroll
-            for (int k = 0; k < TILES / PAIR; k++) {
-                const int tile = half * (TILES / PAIR) + k;
-                if (half * (TILES / PAIR) >= tiles) break;
-                uint4 phi[PARTS], dphi[PARTS];
-                edge_cutoff cutoff[2];
-                load_cutoffs(a, edges, w.row.edges - pass, tile, g, cutoff);
-                edge_fragments<GAUSSIAN, true>(shared.table, cutoff, t, phi, dphi);
-                keep<SPLIT<T>, STORED<T>>(shared.fragments[own][tile][0], phi, lane);
-                keep<SPLIT<T>, STORED<T>>(shared.fragments[own][tile][1], dphi, lane);
-            }
-            name_neighbours<PAIR>(edges);
-            float to_edges[TILES][2][4] = {};
-            for (int slice = 0; slice < slices; slice++, w.buffer ^= 1) {
-                float2 x[5] = {}, x_adj[5] = {};
-#pragma unroll
-                for (int q = 0; q < 5; q++)
-                    if (w.row.row < a.N)
-                        x[q] = load_two(features + ((size_t)w.row.row * 5 + q) * a.F + slice * COLUMNS +
-                                        lane_column(half, t));
-                begin_slice<T, REVERSE_PLANES, PAIR>(a, adj, slice, slices, more, shared, w);
-                if (w.row.row >= a.N) continue;
-                const char *stage = shared.stage[w.buffer];
-                const uint2 *weights = shared.weights[w.buffer];
-                if (w.taken >= 0)
-                    reverse_slice<T, true>(a, shared.fragments[own], stage, weights, edges.edge, adj, tiles, slice, x,
-                                           x_adj, to_edges);
-                else
-                    reverse_slice<T, false>(a, shared.fragments[own], stage, weights, edges.edge, adj, tiles, slice, x,
-                                            x_adj, to_edges);
-                add_feature_adjoints(a, w.row.row, slice, pass > 0, more, x_adj, features_adj);
-            }
-            add_edge_adjoints(a, w.row, pass, a.scale / adjoint_scale<T>, to_edges, (float(*)[4])shared.fragments[own],
-                              edge_adj);
-        }
-    }
+    prepare_block(a, shared);
+    if (threadIdx.x / 32 == reverse_shared<T>::ROWS)
+        produce<T>(a, adj, shared);
+    else
+        reverse_rows<T, GAUSSIAN>(a, features, adj, features_adj, edge_adj, shared);
 }
 
 /* -------------------------------------------------------------------------------------------- launchers */
@@ -426,8 +416,10 @@ template <typename T> bool message_matrix_suits(const state<T> *s)
 
 template <typename T> size_t message_matrix_seats(int32_t N)
 {
-    const size_t forward = ((size_t)N + FORWARD_ROWS<T> - 1) / FORWARD_ROWS<T> * FORWARD_SEATS<T>;
-    const size_t reverse = ((size_t)N + REVERSE_ROWS<T> - 1) / REVERSE_ROWS<T> * REVERSE_SEATS<T>;
+    const size_t forward =
+        ((size_t)N + forward_shared<T>::ROWS - 1) / forward_shared<T>::ROWS * forward_shared<T>::SEATS;
+    const size_t reverse =
+        ((size_t)N + reverse_shared<T>::ROWS - 1) / reverse_shared<T>::ROWS * reverse_shared<T>::SEATS;
     return forward > reverse ? forward : reverse;
 }
 
@@ -440,7 +432,7 @@ template <typename T> size_t message_matrix_sums(const state<T> *s)
     int device = 0, processors = 0;
     cudaGetDevice(&device);
     cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device); /* a block each */
-    return s->with_reverse ? (size_t)processors * REVERSE_ROWS<T> * 5 * s->w.F : 0;
+    return s->with_reverse ? (size_t)processors * reverse_shared<T>::ROWS * 5 * s->w.F : 0;
 }
 
 template size_t message_matrix_sums(const state<double> *);
@@ -451,7 +443,8 @@ template size_t message_matrix_sums(const state<__half> *);
 template <typename T>
 static mlff_status arguments_of(state<T> *s, int l, bool reverse, matrix_arguments *a, mlff_error *error)
 {
-    const int rows = reverse ? REVERSE_ROWS<T> : FORWARD_ROWS<T>, seats = reverse ? REVERSE_SEATS<T> : FORWARD_SEATS<T>;
+    const int rows = reverse ? reverse_shared<T>::ROWS : forward_shared<T>::ROWS,
+              seats = reverse ? reverse_shared<T>::SEATS : forward_shared<T>::SEATS;
     if (s->clusters.n_rows != rows) {
         s->clusters.n_rows = rows;
         s->clusters.seats = seats;
@@ -462,7 +455,7 @@ static mlff_status arguments_of(state<T> *s, int l, bool reverse, matrix_argumen
           s->w.F,
           (s->N + rows - 1) / rows,
           radial_of(s->w),
-          reverse ? w.fragments_reverse : w.fragments,
+          w.fragments,
           w.fragment_scale,
           s->first,
           s->count,
@@ -477,7 +470,7 @@ template <typename T> mlff_status message_matrix_forward(state<T> *s, int l, mlf
 {
     matrix_arguments a;
     MLFF_TRY(arguments_of(s, l, false, &a, error));
-    const int threads = FORWARD_ROWS<T> * 32;
+    const int threads = THREADS<forward_shared<T>>;
     const auto kernel = a.radial.gaussian ? message_matrix_kernel<T, true> : message_matrix_kernel<T, false>;
     const int blocks = blocks_for(kernel, threads, sizeof(forward_shared<T>), a.n_clusters);
     kernel<<<blocks, threads, sizeof(forward_shared<T>), s->stream>>>(a, s->layer[l].features, s->layer[l].v, s->s,
@@ -490,14 +483,12 @@ template <typename T> mlff_status message_matrix_reverse(state<T> *s, int l, mlf
 {
     matrix_arguments a;
     MLFF_TRY(arguments_of(s, l, true, &a, error));
-    const int threads = REVERSE_ROWS<T> * PAIR * 32;
+    const int threads = THREADS<reverse_shared<T>>;
     const auto kernel =
         a.radial.gaussian ? message_matrix_reverse_kernel<T, true> : message_matrix_reverse_kernel<T, false>;
     const int blocks = blocks_for(kernel, threads, sizeof(reverse_shared<T>), a.n_clusters);
     kernel<<<blocks, threads, sizeof(reverse_shared<T>), s->stream>>>(a, s->layer[l].features, s->adj,
-                                                                      s->layer[l].features_adj,
-
-                                                                      s->edge_adj);
+                                                                      s->layer[l].features_adj, s->edge_adj);
     CUDA_TRY_LAUNCH("message through matrix units, reverse");
     return MLFF_OK;
 }

@@ -13,14 +13,13 @@ size_t message_matrix_fragments(int F)
     return (size_t)F / COLUMNS * SLICE_FRAGMENTS;
 }
 
-/* Column n of tile `half` as the lanes have it: a forward lane t has four neighbouring columns of both tiles, a reverse lane
- * the two of its warp's tile. */
-static int column_of(bool reverse, int half, int n)
+/* Column n of tile `half` as the lanes have it: lane t has four neighbouring columns of both tiles. */
+static int column_of(int half, int n)
 {
-    return reverse ? 8 * half + n : 4 * (n / 2) + 2 * half + n % 2;
+    return 4 * (n / 2) + 2 * half + n % 2;
 }
 
-float message_matrix_pack(const double *filter, int F, int K, bool reverse, uint2 *fragments)
+float message_matrix_pack(const double *filter, int F, int K, uint2 *fragments)
 {
     double largest = 0;
     for (size_t q = 0; q < (size_t)(K + 1) * 3 * F; q++) largest = fmax(largest, fabs(filter[q]));
@@ -29,7 +28,7 @@ float message_matrix_pack(const double *filter, int F, int K, bool reverse, uint
     const double up = largest > 0 ? ldexp(1.0, 11 - exponent) : 1; /* the largest weight comes near 2^10 */
     for (size_t q = 0; q < message_matrix_fragments(F); q++) {
         const int lane = q % 32, part = q / 32 % PARTS, half = q / 32 / PARTS % 2, kind = q / 32 / PARTS / 2 % 3;
-        const int f = (int)(q / SLICE_FRAGMENTS) * COLUMNS + column_of(reverse, half, lane / 4);
+        const int f = (int)(q / SLICE_FRAGMENTS) * COLUMNS + column_of(half, lane / 4);
         uint16_t bits[4];
         for (int input = 0; input < 4; input++) {
             int function;
