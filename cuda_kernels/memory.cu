@@ -8,9 +8,9 @@
  *   layers l >= 1: context slope, x_v, features, v             10F t each                 [10,240]
  *   readout slope                                              H t                        [256]
  *   positions, forces, sums of a row, counts, graph            180                        [180]
- *   clusters of rows (seats, sizes), single and mixed          104 and 132                [104]
+ *   clusters of rows (seats, sizes), single and mixed          132 and 150                [132]
  *   temporaries of dense layers that are not fused             of 65,536 rows at most     [0]
- *   all                                                                                   [26,140]
+ *   all                                                                                   [26,168]
  * Bytes a neighbour candidate, skin included:
  *   graph: row, atom, incoming                                 12                         [12]
  *   edge, its adjoint, its row, its place                      8r + 8                     [40]
@@ -166,11 +166,29 @@ template <typename T> static void share_places(state<T> *s)
     for (int l = 0; l < s->w.L; l++) s->layer[l].features_adj = s->layer[l].features;
 }
 
+/* How many atoms like those of `s` so many bytes hold; tensors that have a largest size weigh more in small systems. */
+template <typename T> static double atoms_that_fit(const state<T> *s, double free_bytes, double graph_bytes)
+{
+    tensor_row table[MAX_TENSORS];
+    double fit = s->N;
+    for (int round = 0; round < 8 && fit >= 1; round++) {
+        const double part = fit / s->N;
+        state<T> probe = *s;
+        probe.N = probe.R = (int32_t)fit;
+        probe.n_all = (int32_t)(part * s->n_all);
+        probe.n_slots = (int64_t)(part * (double)s->n_slots);
+        probe.n_chunks = (int32_t)(part * s->n_chunks) + 1;
+        const double needed = (double)bytes_of(table, tensor_table(&probe, table)) + part * graph_bytes;
+        fit = fmin(s->N, fit * free_bytes / needed);
+    }
+    return fit;
+}
+
 template <typename T> mlff_status tell_what_fits(state<T> *s, mlff_error *error)
 {
     tensor_row table[MAX_TENSORS];
-    const size_t searched = s->search ? device_search_wanted(s->search) : 0;
-    const size_t needed = bytes_of(table, tensor_table(s, table)) + s->graph_arena.wanted + searched;
+    const size_t graph_bytes = s->graph_arena.wanted + (s->search ? device_search_wanted(s->search) : 0);
+    const size_t needed = bytes_of(table, tensor_table(s, table)) + graph_bytes;
     for (device_arena *a : {&s->graph_arena, &s->arena, &s->virial_arena}) {
         cudaFree(a->memory);
         *a = {};
@@ -180,8 +198,9 @@ template <typename T> mlff_status tell_what_fits(state<T> *s, mlff_error *error)
     cudaMemGetInfo(&free_bytes, &all_bytes);
     cudaGetLastError();
     if (s->search) free_bytes += device_search_memory(s->search); /* the next search has it again */
-    const double bytes_of_row = s->N > 0 ? (double)needed / s->N : 1, margin = 64 << 20; /* fragments */
-    const double fit = (double)free_bytes > margin ? ((double)free_bytes - margin) / bytes_of_row : 0;
+    const double margin = 64 << 20;                               /* fragments */
+    const double fit =
+        (double)free_bytes > margin ? atoms_that_fit(s, (double)free_bytes - margin, (double)graph_bytes) : 0;
     if (error) {
         const size_t length = strlen(error->message);
         snprintf(error->message + length, sizeof error->message - length,
@@ -212,7 +231,7 @@ template <typename T> void estimate_memory(const state<T> *s, double *bytes_per_
 {
     tensor_row table[MAX_TENSORS];
     state<T> probe = *s;
-    const int32_t atoms = 1 << 24; /* so many that bounded tensors do not count */
+    const int32_t atoms = 1 << 16; /* as many rows as temporaries have at most: what larger systems save is not counted */
     probe.N = probe.R = probe.n_all = atoms;
     probe.n_chunks = atoms / CHUNK_ROWS;
     probe.n_slots = 0;

@@ -23,25 +23,24 @@ constexpr int FORWARD_PLANES = 5, REVERSE_PLANES = 4;          /* x_s, x_R, y (3
 constexpr int MIN_ROWS = 1024;                                 /* fewer do not fill the machine with clusters */
 template <typename T> constexpr int STORED = SPLIT<T> ? 3 : 2; /* parts of a fragment in shared memory */
 
-/* Rows of a cluster, and seats: as many as registers and shared memory hold. */
-template <typename T> struct forward_shared : message_shared<T, 11, 256, FORWARD_PLANES> {
+/* Rows of a cluster, producers, seats: registers are given to warps by fours, 168 each to 12 and 255 to 8. */
+template <typename T> struct forward_shared : message_shared<T, 10, 2, 256, FORWARD_PLANES> {
 };
-template <> struct forward_shared<__half> : message_shared<__half, 15, 320, FORWARD_PLANES> {
-};
-
-template <typename T> struct reverse_sizes {
-    static constexpr int ROWS = 7, SEATS = 216;
-};
-template <> struct reverse_sizes<__half> {
-    static constexpr int ROWS = 11, SEATS = 256;
+template <> struct forward_shared<__half> : message_shared<__half, 14, 2, 320, FORWARD_PLANES> {
 };
 
-template <typename T>
-struct reverse_shared : message_shared<T, reverse_sizes<T>::ROWS, reverse_sizes<T>::SEATS, REVERSE_PLANES> {
-    uint4 fragments[reverse_sizes<T>::ROWS][TILES][2][STORED<T>][32]; /* of phi and dphi/dd */
+constexpr int REVERSE_ROWS = 7;
+
+template <typename T> struct reverse_shared : message_shared<T, REVERSE_ROWS, 1, 224, REVERSE_PLANES> {
+    uint4 fragments[REVERSE_ROWS][TILES][2][STORED<T>][32]; /* of phi and dphi/dd */
+};
+template <> struct reverse_shared<__half> : message_shared<__half, REVERSE_ROWS, 1, 256, REVERSE_PLANES> {
+    uint4 fragments[REVERSE_ROWS][TILES][2][STORED<__half>][32];
 };
 
-template <typename Shared> constexpr int THREADS = (Shared::ROWS + 1) * 32;
+static_assert(sizeof(forward_shared<float>) <= 227 << 10 && sizeof(reverse_shared<float>) <= 227 << 10, "it fits");
+
+template <typename Shared> constexpr int THREADS = (Shared::ROWS + Shared::PRODUCERS) * 32;
 
 /* ---------------------------------------------------------------------------------------------- forward */
 
@@ -189,13 +188,20 @@ __global__ void __launch_bounds__(THREADS<forward_shared<T>>, 1)
     extern __shared__ __align__(256) char memory[];
     forward_shared<T> &shared = *(forward_shared<T> *)memory;
     prepare_block(a, shared);
-    if (threadIdx.x / 32 == forward_shared<T>::ROWS)
+    if (threadIdx.x / 32 >= forward_shared<T>::ROWS)
         produce<T>(a, features, shared);
     else
         forward_rows<T, GAUSSIAN>(a, features, v_in, s, v_out, shared);
 }
 
 /* ---------------------------------------------------------------------------------------------- reverse */
+
+/* A number that stays in registers, or is spilled, instead of being made anew from its parts at every use. */
+__device__ inline size_t kept(size_t x)
+{
+    asm volatile("" : "+l"(x));
+    return x;
+}
 
 /* A lane's fragments of one tile to shared memory and back; mixed has no low halves. */
 template <bool SPLIT_, int STORED_> __device__ inline void keep(uint4 (*to)[32], const uint4 (&a)[PARTS], int lane)
@@ -283,54 +289,51 @@ __device__ inline void reverse_slice(const matrix_arguments &a, const uint4 (*fr
     }
 }
 
-/* features_adj = sums over all passes; until the last they are in the block's part of `sums`, because features_adj stands in
- * the place of features, which every pass reads. sums, features_adj: of the row, at the slice. */
+/* A slice of a row's feature adjoints, in the place of the features: a lane has two columns of plane g / 2, and one of plane 4
+ * where g is even. Until a row's last pass the sums are in the block's part of `sums`, because every pass reads the
+ * features. features, sums: [5][F] of the row, from the slice's first column. */
 template <typename T>
 __device__ inline void add_feature_adjoints(int F, float scale, bool again, bool more, const float (&x_adj)[5][4],
-                                            float *sums, T *features_adj)
+                                            T *features, float *sums)
 {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const float four[4][4] = {{x_adj[0][0], x_adj[0][1], x_adj[0][2], x_adj[0][3]},
-                              {x_adj[1][0], x_adj[1][1], x_adj[1][2], x_adj[1][3]},
-                              {x_adj[2][0], x_adj[2][1], x_adj[2][2], x_adj[2][3]},
-                              {x_adj[3][0], x_adj[3][1], x_adj[3][2], x_adj[3][3]}};
-    float2 two = sum_over_rows(four, g);
     const int at = g / 2 * F + 4 * t + 2 * (g % 2), last_at = 4 * F + 4 * t + g / 2;
+    const float(&four)[4][4] = *(const float(*)[4][4])x_adj;
+    float2 sum = sum_over_rows(four, g);
     float last = sum_vector_over_rows(x_adj[4], g);
-    two.x *= scale, two.y *= scale, last *= scale;
-    if (again) two.x += sums[at], two.y += sums[at + 1], last += sums[last_at];
-    if (more) {
-        store_two(sums + at, two.x, two.y);
-        if (g % 2 == 0) sums[last_at] = last;
-    } else {
-        store_two(features_adj + at, two.x, two.y);
-        if (g % 2 == 0) features_adj[last_at] = T(last);
+    sum.x *= scale, sum.y *= scale, last *= scale;
+    if (again || more) {
+        if (again) sum.x += sums[at], sum.y += sums[at + 1], last += sums[last_at];
+        if (more) {
+            store_two(sums + at, sum.x, sum.y);
+            if (g % 2 == 0) sums[last_at] = last;
+            return;
+        }
     }
+    store_two(features + at, sum.x, sum.y);
+    if (g % 2 == 0) features[last_at] = T(last);
 }
 
-/* Adds (u_adj, d_adj) of the pass's edges, over the lane's columns in `part`. */
-__device__ inline void add_edge_adjoints(const uint32_t *places, int left, float scale,
-                                         const float (&part)[TILES][2][4], edge_adjoint<float> *edge_adj)
+/* Adds the adjoints (u, d) of a pass's edges: the lane has component t of edges 8q + g. part: over the lane's columns. */
+__device__ inline void add_edge_adjoints(edge_adjoint<float> *edge_adj, const staged_edges &edges, int left,
+                                         float scale, const float (&part)[TILES][2][4])
 {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    float *to[2 * TILES], old[2 * TILES];
+    float old[2 * TILES];
 #pragma unroll
     for (int q = 0; q < 2 * TILES; q++)
-        if (8 * q + g < left) to[q] = (float *)(edge_adj + (places[8 * q + g] >> 16)) + t; /* u[3], d */
-#pragma unroll
-    for (int q = 0; q < 2 * TILES; q++)
-        if (8 * q + g < left) old[q] = *to[q];
+        if (8 * q + g < left) old[q] = ((float *)(edge_adj + edges.place[8 * q + g]))[t];
 #pragma unroll
     for (int q = 0; q < 2 * TILES; q++) {
         const float sum = sum_over_lanes(part[q / 2][q % 2], t);
-        if (8 * q + g < left) *to[q] = old[q] + sum * scale;
+        if (8 * q + g < left) ((float *)(edge_adj + edges.place[8 * q + g]))[t] = old[q] + sum * scale;
     }
 }
 
 /* A row's warp. */
 template <typename T, bool GAUSSIAN>
-__device__ inline void reverse_rows(const matrix_arguments &a, const T *features, const T *__restrict__ adj,
-                                    T *features_adj, edge_adjoint<float> *edge_adj, reverse_shared<T> &shared)
+__device__ inline void reverse_rows(const matrix_arguments &a, T *features, const T *__restrict__ adj,
+                                    edge_adjoint<float> *edge_adj, reverse_shared<T> &shared)
 {
     constexpr int ROWS = reverse_shared<T>::ROWS;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, slices = a.F / COLUMNS;
@@ -356,7 +359,7 @@ __device__ inline void reverse_rows(const matrix_arguments &a, const T *features
             keep<SPLIT<T>, STORED<T>>(fragments[tile][1], dphi, lane);
         }
         name_neighbours(edges);
-        const T *own = features + (size_t)row * 5 * a.F;
+        const size_t own = kept((size_t)row * 5 * a.F);
         float to_edges[TILES][2][4] = {};
         for (int slice = 0; slice < slices; slice++, slice_ring.advance()) {
             const int column = slice * COLUMNS;
@@ -364,7 +367,7 @@ __device__ inline void reverse_rows(const matrix_arguments &a, const T *features
             float x[5][4], x_adj[5][4] = {};
             if (row < a.N)
 #pragma unroll
-                for (int p = 0; p < 5; p++) raw[p].load(own + (size_t)p * a.F + column + 4 * t);
+                for (int p = 0; p < 5; p++) raw[p].load(features + own + p * a.F + column + 4 * t);
             barrier_wait(&shared.stage_full[slice_ring.buffer], slice_ring.parity);
 #pragma unroll
             for (int p = 0; p < 5; p++) raw[p].value(T(), x[p]);
@@ -378,28 +381,25 @@ __device__ inline void reverse_rows(const matrix_arguments &a, const T *features
                                         to_edges);
             give_back(&shared.stage_empty[slice_ring.buffer]);
             if (row < a.N)
-                add_feature_adjoints(a.F, a.scale, begin > 0, more, x_adj, sums + column,
-                                     features_adj + (size_t)row * 5 * a.F + column);
+                add_feature_adjoints(a.F, a.scale, begin > 0, more, x_adj, features + own + column, sums + column);
         }
+        add_edge_adjoints(edge_adj + first, edges, left, a.scale / adjoint_scale<T>, to_edges);
         give_back(&shared.pass_empty[pass_ring.buffer]);
-        if (left > 0)
-            add_edge_adjoints(a.clusters.places + first + begin, left, a.scale / adjoint_scale<T>, to_edges,
-                              edge_adj + first);
     }
 }
 
 template <typename T, bool GAUSSIAN>
 __global__ void __launch_bounds__(THREADS<reverse_shared<T>>, 1)
-    message_matrix_reverse_kernel(matrix_arguments a, const T *features, const T *__restrict__ adj, T *features_adj,
+    message_matrix_reverse_kernel(matrix_arguments a, T *features, const T *__restrict__ adj,
                                   edge_adjoint<float> *edge_adj)
 {
     extern __shared__ __align__(256) char memory[];
     reverse_shared<T> &shared = *(reverse_shared<T> *)memory;
     prepare_block(a, shared);
-    if (threadIdx.x / 32 == reverse_shared<T>::ROWS)
+    if (threadIdx.x / 32 >= reverse_shared<T>::ROWS)
         produce<T>(a, adj, shared);
     else
-        reverse_rows<T, GAUSSIAN>(a, features, adj, features_adj, edge_adj, shared);
+        reverse_rows<T, GAUSSIAN>(a, features, adj, edge_adj, shared);
 }
 
 /* -------------------------------------------------------------------------------------------- launchers */
@@ -487,8 +487,7 @@ template <typename T> mlff_status message_matrix_reverse(state<T> *s, int l, mlf
     const auto kernel =
         a.radial.gaussian ? message_matrix_reverse_kernel<T, true> : message_matrix_reverse_kernel<T, false>;
     const int blocks = blocks_for(kernel, threads, sizeof(reverse_shared<T>), a.n_clusters);
-    kernel<<<blocks, threads, sizeof(reverse_shared<T>), s->stream>>>(a, s->layer[l].features, s->adj,
-                                                                      s->layer[l].features_adj, s->edge_adj);
+    kernel<<<blocks, threads, sizeof(reverse_shared<T>), s->stream>>>(a, s->layer[l].features, s->adj, s->edge_adj);
     CUDA_TRY_LAUNCH("message through matrix units, reverse");
     return MLFF_OK;
 }

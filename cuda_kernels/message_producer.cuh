@@ -2,7 +2,7 @@
 #ifndef MLFF_CUDA_MESSAGE_PRODUCER_CUH
 #define MLFF_CUDA_MESSAGE_PRODUCER_CUH
 /*
- * The warp that brings a block's data (message_matrix.cu): for each cluster the list of its seats, for each pass the edges of its
+ * The warps that bring a block's data (message_matrix.cu): for each cluster the list of its seats, for each pass the edges of its
  * rows, for each slice of 16 columns what sits on the seats and the weights. The warps of the rows only wait for full
  * buffers: when they did this themselves, between two barriers of the whole block, it took 37 % of their time forward and
  * 40 % in reverse.
@@ -19,27 +19,39 @@ struct coming_pass {
     int list;                 /* which of the lists of seats is the cluster's */
 };
 
-/* The list of a cluster's seats; returns how many are to be filled, negative where some edges have none. */
-template <typename Shared>
-__device__ inline int stage_list(const matrix_arguments &a, int cluster, uint32_t row_pieces, uint32_t *seats)
+/* A lane copies 16 bytes of one seat's plane; how many seats a warp serves at a time, and where in the list a seat stands, so
+ * that a lane reads four of its own at once. */
+template <typename T> constexpr int PIECES = COLUMNS * sizeof(T) / 16;
+template <typename T> constexpr int TOGETHER = 32 / PIECES<T>;
+
+template <typename T> __device__ inline int place_in_list(int seat)
+{
+    constexpr int GROUP = 4 * TOGETHER<T>;
+    return seat / GROUP * GROUP + seat % TOGETHER<T> * 4 + seat / TOGETHER<T> % 4;
+}
+
+/* The list of a cluster's seats: where the row on a seat begins, in pieces of 16 bytes. Seats that stay empty get the first
+ * row: copying it costs less than asking. Returns how many are to be filled, negative where some edges have none. */
+template <typename T, typename Shared>
+__device__ inline int stage_list(const matrix_arguments &a, int cluster, uint32_t *seats)
 {
     constexpr int QUADS = (Shared::SEATS / 4 + 31) / 32;
+    static_assert(Shared::SEATS % (4 * TOGETHER<T>) == 0, "the list is in whole groups");
+    const uint32_t row_pieces = Shared::PLANES * a.F * sizeof(T) / 16;
     const int4 *from = (const int4 *)(a.clusters.rows + (size_t)cluster * a.clusters.seats);
     const int taken = a.clusters.taken[cluster], filled = abs(taken);
     int4 rows[QUADS];
 #pragma unroll
     for (int k = 0; k < QUADS; k++) {
         const int q = 32 * k + threadIdx.x % 32;
-        rows[k] = 4 * q < filled ? from[q] : make_int4(-1, -1, -1, -1);
+        rows[k] = 4 * q < filled ? from[q] : make_int4(0, 0, 0, 0);
     }
 #pragma unroll
     for (int k = 0; k < QUADS; k++) {
-        const int q = 32 * k + threadIdx.x % 32;
+        const int q = 32 * k + threadIdx.x % 32, row[4] = {rows[k].x, rows[k].y, rows[k].z, rows[k].w};
         if (4 * q >= Shared::SEATS) break;
-        const int row[4] = {rows[k].x, rows[k].y, rows[k].z, rows[k].w};
 #pragma unroll
-        for (int c = 0; c < 4; c++)
-            seats[4 * q + c] = row[c] < 0 || 4 * q + c >= filled ? EMPTY_SEAT : (uint32_t)row[c] * row_pieces;
+        for (int c = 0; c < 4; c++) seats[place_in_list<T>(4 * q + c)] = (uint32_t)max(row[c], 0) * row_pieces;
     }
     return taken;
 }
@@ -65,6 +77,7 @@ __device__ inline void stage_edges(const matrix_arguments &a, int begin, staged_
             const int64_t e = to.first[row] + (place[row][k] >> 16);
             const int seat = place[row][k] & 0xffff, q = 32 * k + lane;
             copy_16_async(&to.row[row].edge[q], a.edges + e, true);
+            to.row[row].place[q] = (uint16_t)(place[row][k] >> 16);
             to.row[row].neighbour[q] = seat == NO_SEAT ? -1 - a.edge_row[e] : seat_begin<T, Shared::PLANES>(seat);
         }
 }
@@ -90,8 +103,7 @@ __device__ inline coming_pass stage_pass(const matrix_arguments &a, coming_pass 
         to.first[lane] = valid ? a.first[row] : 0;
     }
     if (other && !ends) {
-        const int taken =
-            stage_list<Shared>(a, next.cluster, Shared::PLANES * a.F * sizeof(T) / 16, shared.seats[next.list]);
+        const int taken = stage_list<T, Shared>(a, next.cluster, shared.seats[next.list]);
         next.seats = abs(taken);
         if (lane == 0) to.all_seated = taken >= 0;
     } else if (lane == 0)
@@ -99,34 +111,39 @@ __device__ inline coming_pass stage_pass(const matrix_arguments &a, coming_pass 
     __syncwarp();
     if (other)
         for (int row = 0; row < ROWS; row++) next.most = max(next.most, to.edges[row]);
-    if (lane == 0)
+    if (lane == 0) {
         to.cluster = ends ? -1 : next.cluster, to.begin = next.begin, to.more = next.most > next.begin + PASS_EDGES;
+        to.seats = next.seats, to.list = next.list;
+    }
     stage_edges<T, Shared>(a, next.begin, to);
     barrier_arrive_with_copies(&shared.pass_full[at.buffer]);
     barrier_arrive(&shared.pass_full[at.buffer]);
     return next;
 }
 
-/* A slice's columns of what sits on the seats; from [rows][PLANES][F], at the slice's first column. */
+/* A slice's columns of what sits on the first n seats; from [rows][PLANES][F], at the slice's first column. */
 template <typename T, int PLANES>
 __device__ inline void stage_neighbours(char *stage, const T *from, int F, const uint32_t *seats, int n)
 {
-    constexpr int PIECES = COLUMNS * sizeof(T) / 16,
-                  TOGETHER = 32 / PIECES; /* lanes of a seat's plane; seats at a time */
-    const int piece = threadIdx.x % PIECES;
+    constexpr int PLANE_BYTES = COLUMNS * sizeof(T), SEAT_BYTES = PLANES * PLANE_BYTES, GROUP = 4 * TOGETHER<T>;
+    const int piece = threadIdx.x % PIECES<T>, own = threadIdx.x % 32 / PIECES<T>;
     const uint4 *source[PLANES];
+    char *to[PLANES];
 #pragma unroll
-    for (int plane = 0; plane < PLANES; plane++) source[plane] = (const uint4 *)(from + (size_t)plane * F) + piece;
-    stage += piece * 16;
-#pragma unroll 4
-    for (int seat = threadIdx.x % 32 / PIECES; seat < n; seat += TOGETHER) {
-        const uint32_t row = seats[seat];
-        if (row == EMPTY_SEAT) continue;
-        const int begin = seat_begin<T, PLANES>(seat);
+    for (int plane = 0; plane < PLANES; plane++) {
+        source[plane] = (const uint4 *)(from + (size_t)plane * F) + piece;
+        to[plane] = stage + inside_seat<PLANES>(seat_begin<T, PLANES>(own), plane * PLANE_BYTES) + piece * 16;
+    }
+    for (int base = 0; base < n; base += GROUP) {
+        const uint4 four = *(const uint4 *)(seats + base + 4 * own);
+        const uint32_t rows[4] = {four.x, four.y, four.z, four.w};
 #pragma unroll
-        for (int plane = 0; plane < PLANES; plane++)
-            copy_16_async(stage + inside_seat<PLANES>(begin, plane * COLUMNS * (int)sizeof(T)), source[plane] + row,
-                          true);
+        for (int k = 0; k < 4; k++) {
+            if (base + k * TOGETHER<T> >= n) break;
+#pragma unroll
+            for (int plane = 0; plane < PLANES; plane++)
+                copy_16_async(to[plane] + (base + k * TOGETHER<T>)*SEAT_BYTES, source[plane] + rows[k], true);
+        }
     }
 }
 
@@ -137,30 +154,45 @@ __device__ inline void stage_weights(uint2 *weights, const uint2 *fragments, int
     for (int q = 2 * (threadIdx.x % 32); q < SLICE_FRAGMENTS; q += 64) copy_16_async(weights + q, from + q, true);
 }
 
-/* from [rows][PLANES][F] */
+/* A producer's warp. The first prepares the passes; two share the slices, a buffer each. from [rows][PLANES][F] */
 template <typename T, typename Shared>
 __device__ inline void produce(const matrix_arguments &a, const T *from, Shared &shared)
 {
     /* a pass's buffer is free by the time its neighbour's first slices have been worked on */
-    const int slices = a.F / COLUMNS, ahead = min(2, slices - 1);
+    const int own = threadIdx.x / 32 - Shared::ROWS, slices = a.F / COLUMNS, ahead = min(2, slices - 1);
     ring slice_ring, pass_ring;
-    coming_pass now = {(int)blockIdx.x - (int)gridDim.x, 0, 0, 0, 1}, next;
-    now = stage_pass<T>(a, now, pass_ring, shared);
-    pass_ring.advance();
-    while (now.cluster < a.n_clusters) {
+    coming_pass now = {(int)blockIdx.x - (int)gridDim.x, 0, 0, 0, 1}, next = now;
+    if (own == 0) {
+        now = stage_pass<T>(a, now, pass_ring, shared);
+        pass_ring.advance();
+    }
+    for (;;) {
+        if (own > 0) {
+            barrier_wait(&shared.pass_full[pass_ring.buffer], pass_ring.parity);
+            const staged_pass<Shared::ROWS> &pass = shared.pass[pass_ring.buffer];
+            now = {pass.cluster < 0 ? a.n_clusters : pass.cluster, 0, 0, pass.seats, pass.list};
+        }
+        if (now.cluster >= a.n_clusters) break;
         for (int slice = 0; slice < slices; slice++, slice_ring.advance()) {
             const int b = slice_ring.buffer;
-            barrier_wait(&shared.stage_empty[b], slice_ring.parity ^ 1);
-            stage_neighbours<T, Shared::PLANES>(shared.stage[b], from + slice * COLUMNS, a.F, shared.seats[now.list],
-                                                now.seats);
-            stage_weights(shared.weights[b], a.fragments, slice);
-            barrier_arrive_with_copies(&shared.stage_full[b]);
-            if (slice == ahead) {
+            if (Shared::PRODUCERS == 1 || b == own) {
+                barrier_wait(&shared.stage_empty[b], slice_ring.parity ^ 1);
+                stage_neighbours<T, Shared::PLANES>(shared.stage[b], from + slice * COLUMNS, a.F,
+                                                    shared.seats[now.list], now.seats);
+                stage_weights(shared.weights[b], a.fragments, slice);
+                barrier_arrive_with_copies(&shared.stage_full[b]);
+            }
+            if (own == 0 && slice == ahead) {
                 next = stage_pass<T>(a, now, pass_ring, shared);
                 pass_ring.advance();
             }
         }
-        now = next;
+        if (own == 0) {
+            now = next;
+        } else {
+            give_back(&shared.pass_empty[pass_ring.buffer]);
+            pass_ring.advance();
+        }
     }
 }
 

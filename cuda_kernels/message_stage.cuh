@@ -3,7 +3,7 @@
 #define MLFF_CUDA_MESSAGE_STAGE_CUH
 /*
  * What a block of the messages through the matrix units has in shared memory (message_matrix.cu). It works on a cluster of
- * consecutive rows (clusters.cu), a warp a row, 16 columns at a time; one more warp brings the data
+ * consecutive rows (clusters.cu), a warp a row, 16 columns at a time; one or two more warps bring the data
  * (message_producer.cuh). Slices of columns and passes of edges have two buffers each, filled and emptied in turn.
  */
 #include "barrier.cuh"
@@ -36,6 +36,7 @@ struct matrix_arguments {
 struct staged_edges {
     float4 edge[PASS_EDGES];
     int32_t neighbour[PASS_EDGES]; /* where its seat begins, or -1 - row */
+    uint16_t place[PASS_EDGES];    /* of the edge in its row */
 };
 
 /* The same 64 edges of each row of a cluster. */
@@ -45,20 +46,20 @@ template <int ROWS> struct staged_pass {
     int edges[ROWS];
     int cluster;     /* negative: no more work */
     int begin, more; /* the first edge of the pass; whether another follows */
+    int seats, list; /* to fill, and which list says with what */
     int all_seated;  /* every edge of the cluster has a seat */
 };
 
-template <typename T, int ROWS_, int SEATS_, int PLANES_> struct message_shared {
-    static constexpr int ROWS = ROWS_, SEATS = SEATS_, PLANES = PLANES_;
+/* PRODUCERS: warps that bring data. */
+template <typename T, int ROWS_, int PRODUCERS_, int SEATS_, int PLANES_> struct message_shared {
+    static constexpr int ROWS = ROWS_, PRODUCERS = PRODUCERS_, SEATS = SEATS_, PLANES = PLANES_;
     alignas(256) char stage[2][SEATS_ * PLANES_ * COLUMNS * sizeof(T)];
     uint2 weights[2][SLICE_FRAGMENTS];
-    uint32_t seats[2][SEATS_]; /* where the row on a seat begins, in 16 bytes; EMPTY_SEAT */
+    alignas(16) uint32_t seats[2][SEATS_]; /* message_producer.cuh */
     staged_pass<ROWS_> pass[2];
     radial_table table;
     barrier stage_full[2], stage_empty[2], pass_full[2], pass_empty[2];
 };
-
-constexpr uint32_t EMPTY_SEAT = 0xffffffffu;
 
 /* Where a seat begins, in bytes, and byte `at` of it: begin ^ at for four planes, + for five. Of four planes each seat has them
  * in an order of its own, so that lanes that read the same plane of different seats meet different banks; this turn is part
@@ -83,12 +84,12 @@ template <typename Shared> __device__ inline void prepare_block(const matrix_arg
             barrier_init(&shared.stage_full[b], 32); /* lanes of the producer */
             barrier_init(&shared.pass_full[b], 2 * 32);
             barrier_init(&shared.stage_empty[b], Shared::ROWS);
-            barrier_init(&shared.pass_empty[b], Shared::ROWS);
+            barrier_init(&shared.pass_empty[b], Shared::ROWS + Shared::PRODUCERS - 1);
         }
     __syncthreads();
 }
 
-/* A warp of a row has done with a buffer. */
+/* A warp has done with a buffer. */
 __device__ inline void give_back(barrier *empty)
 {
     __syncwarp();
@@ -129,11 +130,11 @@ struct two_columns {
     float2 bits;
     __device__ void load(const float *from)
     {
-        bits = *(const float2 *)from;
+        bits = __ldcg((const float2 *)from);
     }
     __device__ void load(const __half *from)
     {
-        bits.x = *(const float *)from;
+        bits.x = __ldcg((const float *)from);
     }
     __device__ float2 value(float) const
     {
@@ -149,11 +150,11 @@ struct four_columns {
     float4 bits;
     __device__ void load(const float *from)
     {
-        bits = *(const float4 *)from;
+        bits = __ldcg((const float4 *)from);
     }
     __device__ void load(const __half *from)
     {
-        const float2 two = *(const float2 *)from;
+        const float2 two = __ldcg((const float2 *)from);
         bits.x = two.x, bits.y = two.y;
     }
     __device__ void value(float, float (&to)[4]) const

@@ -17,8 +17,9 @@ static double random_number(void) /* -1 to 1 */
     return (double)(seed >> 11) / 9007199254740992.0 * 2 - 1;
 }
 
-/* Weights of variance 1 / inputs, small biases; radial functions spread over the cutoff. */
-static void randomise(tiny_model *tiny)
+/* Weights of variance 1 / inputs, small biases; radial functions spread over the cutoff. Filters are smaller where there are many
+ * neighbours, so that forces stay some eV/angstrom: half has no room for adjoints of hundreds. */
+static void randomise(tiny_model *tiny, double filter_size)
 {
     const char *name;
     json_t *entry;
@@ -29,7 +30,10 @@ static void randomise(tiny_model *tiny)
         const int rows = (int)json_integer_value(json_array_get(shape, 0));
         const int columns = json_array_size(shape) > 1 ? (int)json_integer_value(json_array_get(shape, 1)) : 0;
         const int radial = !strncmp(name, "radial.", 7), n = rows * (columns ? columns : 1);
-        const double size = columns == 0 ? 0.1 : strcmp(name, "embedding.weight") ? sqrt(3.0 / columns) : 1;
+        const double size = (columns == 0                       ? 0.1
+                             : strcmp(name, "embedding.weight") ? sqrt(3.0 / columns)
+                                                                : 1) *
+                            (strstr(name, "filter") ? filter_size : 1);
         for (int i = 0; i < n; i++) {
             const double spread = strcmp(name, "radial.width") ? 5.0 * i / (rows - 1) : 5.0 / (rows - 1);
             tiny_set(tiny, name, i, radial ? spread : size * random_number());
@@ -37,13 +41,14 @@ static void randomise(tiny_model *tiny)
     }
 }
 
-static mlff_model *random_model(int features, int interactions, int readout_features, int vector_bias)
+static mlff_model *random_model(int features, int interactions, int readout_features, int vector_bias,
+                                double filter_size)
 {
     tiny_options options = tiny_gaussian;
     options.features = features, options.interactions = interactions, options.readout_features = readout_features;
     options.radial_functions = 12, options.vector_bias = vector_bias, options.value_size = 8;
     tiny_model *tiny = tiny_make(&options);
-    randomise(tiny);
+    randomise(tiny, filter_size);
     size_t size;
     unsigned char *bytes = tiny_pack(tiny, &size);
     mlff_model *model = NULL;
@@ -57,13 +62,13 @@ static mlff_model *random_model(int features, int interactions, int readout_feat
 /* A shaken grid, not periodic. */
 typedef struct grid {
     int side, depth;
-    double spacing; /* angstrom */
+    double spacing, filter_size; /* angstrom; of the model that it is for */
 } grid;
 
-static const grid few = {3, 5, 1.9};    /* more atoms than a block of the fused layers has, and not a multiple of it */
-static const grid many = {11, 10, 2.4}; /* enough rows for the matrix units, up to 40 neighbours */
-static const grid dense = {11, 10, 1.85};    /* up to 85: more edges than a pass takes */
-static const grid very_dense = {11, 9, 1.3}; /* up to 240: more neighbours than seats in shared memory */
+static const grid few = {3, 5, 1.9, 1}; /* more atoms than a block of the fused layers has, and not a multiple of it */
+static const grid many = {11, 10, 2.4, 1};        /* enough rows for the matrix units, up to 40 neighbours */
+static const grid dense = {11, 10, 1.85, 0.5};    /* up to 85: more edges than a pass takes */
+static const grid very_dense = {11, 9, 1.3, 0.2}; /* up to 240: more neighbours than seats in shared memory */
 
 static int atoms_of(grid g)
 {
@@ -99,7 +104,7 @@ static void check_width(int features, int interactions, int readout_features, in
     snprintf(what, sizeof what, "%d features, %d interactions, %d atoms %g A apart", features, interactions, n,
              g.spacing);
     seed = (uint64_t)features;
-    mlff_model *model = random_model(features, interactions, readout_features, vector_bias);
+    mlff_model *model = random_model(features, interactions, readout_features, vector_bias, g.filter_size);
     double *x = malloc(3 * (size_t)n * sizeof *x);
     int32_t *species = malloc((size_t)n * sizeof *species);
     random_structure(g, x, species);
