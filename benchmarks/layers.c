@@ -2,7 +2,7 @@
 /*
  * Time of every layer of a backend alone, ns an atom: where one evaluation's time goes.
  *
- *   layers MODEL [cpu|cuda] [single|double|mixed] [atoms a side, default 20] [threads]
+ *   layers MODEL [cpu|cuda] [single|double|mixed] [atoms a side, default 20] [threads] [repeats, default 10]
  *
  * The structure is a shaken simple cubic grid of 0.1 atoms/A^3 (53 neighbours within 5 A), periodic.
  */
@@ -59,19 +59,17 @@ typedef struct bench {
     void *state;
     mlff_graph graph;
     const double *x;
-    int cuda;
+    int cuda, repeats;
     double total; /* ns an atom of one evaluation */
 } bench;
-
-enum { REPEATS = 10 };
 
 #define TIME_LAYER(bench_, count, name, call)                                                                          \
     do {                                                                                                               \
         mlff_error error_;                                                                                             \
         stop_on((call), &error_);                                                                                      \
         double begin_ = now((bench_)->cuda);                                                                           \
-        for (int repeat_ = 0; repeat_ < REPEATS; repeat_++) stop_on((call), &error_);                                  \
-        double ns_ = (now((bench_)->cuda) - begin_) / REPEATS * 1e9 / (bench_)->graph.n_owned;                         \
+        for (int repeat_ = 0; repeat_ < (bench_)->repeats; repeat_++) stop_on((call), &error_);                        \
+        double ns_ = (now((bench_)->cuda) - begin_) / (bench_)->repeats * 1e9 / (bench_)->graph.n_owned;               \
         (bench_)->total += ns_ * (count);                                                                              \
         printf("%-24s %d x %9.2f ns an atom\n", name, count, ns_);                                                     \
     } while (0)
@@ -124,10 +122,11 @@ static mlff_precision precision_of(const char *word)
 int main(int argc, char **argv)
 {
     if (argc < 2) {
-        fprintf(stderr, "usage: %s MODEL [cpu|cuda] [single|double|mixed] [atoms a side] [threads]\n", argv[0]);
+        fprintf(stderr, "usage: %s MODEL [cpu|cuda] [single|double|mixed] [atoms a side] [threads] [repeats]\n",
+                argv[0]);
         return 2;
     }
-    bench b = {.cuda = argc > 2 && strcmp(argv[2], "cuda") == 0};
+    bench b = {.cuda = argc > 2 && strcmp(argv[2], "cuda") == 0, .repeats = argc > 6 ? atoi(argv[6]) : 10};
     const mlff_precision precision = precision_of(argc > 3 ? argv[3] : "single");
     const int side = argc > 4 ? atoi(argv[4]) : 20, threads = argc > 5 ? atoi(argv[5]) : 1;
     mlff_error error;

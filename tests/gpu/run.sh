@@ -32,16 +32,22 @@ layers() {
     done
 }
 
-# Small cases: the matrix units' clusters need 1,024 rows, so 11^3 atoms.
+# Small cases: the matrix units' clusters need 1,024 rows, so 11^3 atoms; the search and small structures by their tests.
+sanitizer() {
+    local tool=$1 what=$2
+    shift 2
+    timeout -k 5 100 compute-sanitizer --tool "$tool" --error-exitcode 1 "$@" >sanitizer.log 2>&1 || failed=1
+    echo "== $tool, $what: $(grep '========= [A-Z]* SUMMARY' sanitizer.log || echo 'no summary, did not finish')"
+    grep -A3 '^========= \(Error\|Warning\|Uninit\|Invalid\|Race\)' sanitizer.log | head -20
+}
+
 sanitizers() {
     local model=$1 tool precision
     for tool in memcheck racecheck initcheck; do
         for precision in single mixed; do
-            echo "== $tool, $precision"
-            timeout 300 compute-sanitizer --tool "$tool" --error-exitcode 1 bin/mlff_layers "$model" cuda "$precision" 11 \
-                >sanitizer.log 2>&1 || failed=1
-            grep '=========' sanitizer.log | tail -12
+            sanitizer "$tool" "$precision" bin/mlff_layers "$model" cuda "$precision" 11 1 1
         done
+        sanitizer "$tool" "search" bin/test_graph cuda
     done
 }
 
