@@ -35,21 +35,6 @@ static mlff_status explain_positions(const mlff_graph *g, const double *x, mlff_
     return MLFF_OK; /* it was an atom that is left out */
 }
 
-/* Copies n values and returns 1 if all are finite. On their bits, because a sum of integers is vectorised: an exponent
- * of ones, plus one in its last place, carries into the sign. */
-static int copy_finite(double *__restrict__ to, const double *__restrict__ from, size_t n)
-{
-    const uint64_t magnitude = ~((uint64_t)1 << 63), one = (uint64_t)1 << 52;
-    uint64_t carries = 0;
-    for (size_t i = 0; i < n; i++) {
-        uint64_t bits;
-        memcpy(&bits, from + i, sizeof bits);
-        carries |= (bits & magnitude) + one;
-        memcpy(to + i, &bits, sizeof bits);
-    }
-    return !(carries >> 63);
-}
-
 /* Bytes of pinned memory for positions, in front of the results. */
 template <typename T> static size_t positions_bytes(const state<T> *s)
 {
@@ -116,7 +101,8 @@ static mlff_status prepare(void *state_, const mlff_graph *graph, const double *
     const int place = 1 + wanted + (halo ? WANT_COMBINATIONS : 0);
     if (s->graph_version != graph->version || s->placed_for != place) MLFF_TRY(place_all(s, error));
     if (halo) MLFF_TRY(send_exchange(s, error));
-    if (!copy_finite((double *)s->host, x, (size_t)s->n_all * 3)) return explain_positions(graph, x, error);
+    if (!mlff_copy_finite((double *)s->host, x, (size_t)s->n_all * 3, s->threads))
+        return explain_positions(graph, x, error);
     return MLFF_OK;
 }
 
@@ -195,7 +181,7 @@ template <typename T> static void hand_out(const state<T> *s, mlff_output *out)
     const mlff_graph *g = s->graph;
     const size_t rows = rows_down(s), rest = (size_t)s->n_all - rows;
     if (out->forces && s->n_all > 0) {
-        if (rows > 0) memcpy(out->forces, result_on_host(s, s->forces), rows * 3 * sizeof(double));
+        if (rows > 0) mlff_copy(out->forces, (const double *)result_on_host(s, s->forces), rows * 3, s->threads);
         memset(out->forces + 3 * rows, 0, rest * 3 * sizeof(double));
     }
     if (out->atom_virial && s->n_all > 0) {
@@ -323,6 +309,7 @@ static mlff_status create(const mlff_model *model, const mlff_options *options, 
     state<T> *s = new (std::nothrow) state<T>();
     if (!s) return mlff_fail(error, MLFF_ERROR_MEMORY, "out of memory: %zu bytes for the CUDA backend", sizeof *s);
     s->model = model;
+    s->threads = options->threads;
     const mlff_status status = start(s, model, options->device_index, error);
     if (status != MLFF_OK) {
         destroy<T>(s);

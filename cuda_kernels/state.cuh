@@ -17,6 +17,7 @@
 extern "C" {
 #include "backend.h"
 #include "status.h"
+#include "transfer.h"
 #include "workspace.h"
 }
 
@@ -165,7 +166,7 @@ struct recording {
 template <typename T> struct state {
     const mlff_model *model;
     cudaStream_t stream;
-    int device_index;
+    int device_index, threads; /* threads: of the host, for copies */
     char device_name[300], gpu[32];
     weights<real<T>> w;
 

@@ -106,7 +106,7 @@ typedef enum mlff_precision {
 typedef struct mlff_options {
     mlff_device device;
     mlff_precision precision;
-    int threads;      /* of the CPU backend; 0: as many as OpenMP would take */
+    int threads;      /* of the CPU: backend, search, copies to and from a GPU; 0: as many as OpenMP would take */
     int device_index; /* of the GPUs that the process sees, from 0; -1: the calling thread's current one */
 } mlff_options;
 
