@@ -4,6 +4,7 @@
 #include "transfer.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 enum { LARGEST = 3 * 70001 };
 
