@@ -34,50 +34,77 @@ constexpr int MOST_CANDIDATES = 4096; /* of a structure */
 
 /* ----------------------------------------------------------------------------------------------- kernel */
 
-__device__ inline void forward(block &b)
+/* `mix`: weights of V and U of the first layer; `reverse`: filled with those of readout0's reverse. */
+template <typename B> __device__ inline void forward(B &b, warp_weights<2, 2> &mix, warp_weights<4, 1> &reverse)
 {
     const arguments &a = b.a;
-    const int own = a.w.own, F = a.w.F, L = a.w.L;
-    first_message(b);
+    const int own = b.own(), F = b.F(), L = a.w.L;
+    warp_weights<2, 1> context0;
+    warp_weights<2, 2> readout0;
+#pragma unroll 1
     for (int l = 0;; l++) {
-        warp_weights<2, 2> mix;
-        exchange(b, [&] { load_gathered(mix, a.layer[l].mix, F, own, 2, F, b.rank); });
-        update(b, l, mix);
+        exchange(b, 3 * b.n * F);
+        update(b, l, mix, [&] {
+            if (l < L - 1) {
+                load_gathered(context0, a.layer[l + 1].context0, F, own, 1, F, b.rank);
+            } else {
+                load_gathered(readout0, a.readout0, F, a.w.own_readout, 1, a.w.H, b.rank);
+            }
+        });
+        exchange(b, b.n * F);
         if (l == L - 1) break;
-        warp_weights<2, 1> w;
-        exchange(b, [&] { load_gathered(w, a.layer[l + 1].context0, F, own, 1, F, b.rank); });
-        context(b, l + 1, w);
+        context(b, l + 1, context0, mix);
         message(b, l + 1);
     }
-    warp_weights<2, 2> w;
-    exchange(b, [&] { load_gathered(w, a.readout0, F, a.w.own_readout, 1, a.w.H, b.rank); });
-    readout(b, w);
+    load_scattered(reverse, a.readout0_T, a.w.own_readout, 1, a.w.H, F, b.rank);
+    readout(b, readout0);
 }
 
+template <int OWN>
 __global__ void __cluster_dims__(BLOCKS, 1, 1) __launch_bounds__(THREADS, 1)
     molecule_kernel(const __grid_constant__ arguments a)
 {
     extern __shared__ __align__(16) char shared[];
     const int structure = blockIdx.x / BLOCKS, rank = cluster_rank();
     const chunk rows = a.structures[structure];
-    block b = {a, (float *)shared, a.scratch + structure * a.scratch_size, rank, rank * a.w.own};
+    block<OWN> b = {a, (float *)shared, a.scratch + structure * a.scratch_size, rank};
+    b.first_column = rank * b.own();
     b.n = rows.end - rows.begin, b.begin = rows.begin;
     b.first_slot = a.first[rows.begin];
     b.n_slots = (int)(a.first[rows.end] - b.first_slot);
-    if (threadIdx.x < 2) b.at<int>(a.at.bad)[threadIdx.x] = NO_ROW;
+    if (threadIdx.x < 2) {
+        b.ints(a.at.bad)[threadIdx.x] = NO_ROW;
+        make_arrivals((uint64_t *)(b.memory + a.at.arrivals) + threadIdx.x);
+    }
+    warp_weights<2, 2> mix;
+    load_gathered(mix, a.layer[0].mix, b.F(), b.own(), 2, b.F(), rank);
     read_rows(b);
     load_biases(b);
+    clear_filter(b);
     __syncthreads();
-    make_edges(b, b.at<int>(a.at.bad));
+    b.n_elements = *b.ints(a.at.n_elements);
+    warp_weights<4, 1> first_s, first_R;
+    const int inputs = min(a.w.slots, b.n_elements) * a.w.paired;
+    load_first(b, first_s, a.first_s, 0, inputs);
+    load_first(b, first_R, a.first_R, 0, inputs);
+    make_edges(b, b.ints(a.at.bad));
     __syncthreads();
-    b.n_elements = *b.at<int>(a.at.n_elements);
-    for (int row = 0; row < b.n; row++) b.most_edges = max(b.most_edges, b.at<int>(a.at.row_count)[row]);
+    for (int row = 0; row < b.n; row++) b.most_edges = max(b.most_edges, b.ints(a.at.row_count)[row]);
     make_tables(b);
-    cluster_arrive(); /* every block runs, and the tables are there */
-    cluster_wait();
-    forward(b);
-    if (a.with_reverse) reverse(b);
+    cluster_barrier(); /* every block runs, and the tables are there */
+    first_message(b, first_s, first_R);
+    warp_weights<4, 1> readout0_T;
+    forward(b, mix, readout0_T);
+    if (a.with_reverse) reverse(b, readout0_T);
     results(b, structure);
+}
+
+typedef void (*molecule_function)(const arguments);
+
+/* 128 features are worth code of their own. */
+static molecule_function function_of(const widths &w)
+{
+    return w.own == MOST_FEATURES / BLOCKS ? molecule_kernel<MOST_FEATURES / BLOCKS> : molecule_kernel<0>;
 }
 
 /* ------------------------------------------------------------------------------------------------- plan */
@@ -132,8 +159,10 @@ static layout make_layout(const widths &w, int n, int E, int shared_layers, int 
     at.edge_rows = take(E);
     at.row_first = take(n), at.row_count = take(n), at.row_element = take(n), at.row_slot = take(n);
     at.n_elements = take(1), at.slot_element = take(n);
+    at.arrivals = take(4);
     at.bad = take(2);
-    at.exchange_size = larger(larger(3 * n * stride_of(w.F), n * stride_of(2 * w.F)), 4 * n * w.coefficient);
+    at.exchange_size = larger(larger(3 * n * stride_of(w.F), n * stride_of(2 * w.F)),
+                              larger(4 * n * w.coefficient, results_floats(n, E)));
     for (int q = 0; q < 2; q++) at.exchange[q] = take(at.exchange_size);
     at.part = take(part_floats(w, n));
     at.operand =
@@ -181,7 +210,7 @@ template <typename T> static int model_suits(const state<T> *s)
 }
 
 /* Clusters that run at the same time with so much shared memory; 0: none, also where the device has no clusters. */
-static int clusters_at_a_time(size_t shared_bytes)
+static int clusters_at_a_time(molecule_function kernel, size_t shared_bytes)
 {
     int device = 0, major = 0, n = 0;
     cudaGetDevice(&device);
@@ -193,9 +222,8 @@ static int clusters_at_a_time(size_t shared_bytes)
     cluster.id = cudaLaunchAttributeClusterDimension;
     cluster.val.clusterDim.x = BLOCKS, cluster.val.clusterDim.y = 1, cluster.val.clusterDim.z = 1;
     config.attrs = &cluster, config.numAttrs = 1;
-    cudaError_t code =
-        cudaFuncSetAttribute(molecule_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes);
-    if (code == cudaSuccess) code = cudaOccupancyMaxActiveClusters(&n, molecule_kernel, &config);
+    cudaError_t code = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes);
+    if (code == cudaSuccess) code = cudaOccupancyMaxActiveClusters(&n, kernel, &config);
     if (code == cudaSuccess) return n;
     cudaGetLastError(); /* the general path does without */
     return 0;
@@ -233,7 +261,7 @@ template <typename T> mlff_status molecules_plan(state<T> *s, mlff_error *error)
     const widths w = widths_of(s->w);
     if (!choose_layout(w, rows, slots, (size_t)most, &at)) return MLFF_OK;
     const size_t bytes = (size_t)at.floats * sizeof(float);
-    if (bytes != p->shared_bytes) p->at_a_time = clusters_at_a_time(bytes);
+    if (bytes != p->shared_bytes) p->at_a_time = clusters_at_a_time(function_of(w), bytes);
     p->shared_bytes = bytes;
     if (s->n_chunks > MOST_WAVES * p->at_a_time) return MLFF_OK;
     p->rows = rows, p->slots = slots;
@@ -297,7 +325,8 @@ template <typename T> mlff_status molecules_evaluate(state<T> *s, char *results,
         if (!a.by_row)
             CUDA_TRY(cudaMemcpyAsync(s->x, s->host, (size_t)s->n_all * 3 * sizeof(double), cudaMemcpyHostToDevice,
                                      s->stream));
-        molecule_kernel<<<(unsigned)s->n_chunks * BLOCKS, THREADS, s->molecules.shared_bytes, s->stream>>>(a);
+        const molecule_function kernel = function_of(a.w);
+        kernel<<<(unsigned)s->n_chunks * BLOCKS, THREADS, s->molecules.shared_bytes, s->stream>>>(a);
         CUDA_TRY_LAUNCH("molecules");
     }
     return MLFF_OK;

@@ -9,8 +9,12 @@
  *   gathered    its input was put into every block's memory; a block makes its own columns of the output
  *   scattered   a block multiplies its own columns of the input and sends each output column's part to its owner, which
  *               adds the parts in the order of blocks: where the input is wider than the output (2F or 3F to F)
- * Both take one barrier of the cluster. Two exchange buffers take turns, so what is being read is not written to.
+ * Both take one exchange: a block waits until so many bytes have arrived. Two buffers take turns. A block sends into a buffer for
+ * the second time only when it has everything of the exchange between, which every block sends after it has read the first:
+ * nothing is overwritten before it was read, and within a block too who has waited knows that its other threads have read
+ * what they sent from. Nothing else orders threads; where they read each other's values there is a barrier of the block.
  */
+#include "cluster.cuh"
 #include "radial.cuh"
 
 namespace mlff
@@ -78,6 +82,7 @@ struct layout {
     int filter;         /* [steps of 8][filter_stride] */
     int tables, layers; /* phi and dphi [2][E][table]; what layers keep */
     int layer_size;     /* floats that a layer keeps */
+    int arrivals;       /* uint64_t [2] barriers of the exchange buffers */
     int bad;            /* int [2] as bad_row in state.cuh */
     int floats;         /* of all */
 };
@@ -123,27 +128,55 @@ struct arguments {
     double *sums, *forces, *atom_energy; /* as in state.cuh */
 };
 
-/* A block at work. */
-struct block {
+/* A block at work. OWN: its columns where they are known to the compiler, else 0. */
+template <int OWN> struct block {
     const arguments &a;
     float *memory;                    /* shared */
     float *scratch;                   /* of this structure */
     int rank, first_column, n, begin; /* own columns from first_column on; the structure's rows from begin on */
     int64_t first_slot;
     int n_slots, n_elements, most_edges; /* candidates, elements of the structure, edges of a row */
-    int which;                           /* the exchange buffer that is written next */
+    int exchanges;                       /* so far: buffers take turns */
 
+    __device__ int own() const
+    {
+        return OWN ? OWN : a.w.own;
+    }
+    __device__ int F() const
+    {
+        return own() * BLOCKS;
+    }
+    __device__ int tiles() const
+    {
+        return (own() + 7) / 8;
+    }
     __device__ float *exchange_now() const
     {
-        return memory + a.at.exchange[which];
+        return memory + a.at.exchange[exchanges % 2];
     }
     __device__ float *exchange_before() const
     {
-        return memory + a.at.exchange[which ^ 1];
+        return memory + a.at.exchange[1 - exchanges % 2];
     }
-    template <typename V> __device__ V *at(int place) const
+    __device__ uint64_t *arrivals_now() const
     {
-        return (V *)(memory + place);
+        return (uint64_t *)(memory + a.at.arrivals) + exchanges % 2;
+    }
+    __device__ float *floats(int place) const
+    {
+        return memory + place;
+    }
+    __device__ float4 *quads(int place) const
+    {
+        return (float4 *)(memory + place);
+    }
+    __device__ double *doubles(int place) const
+    {
+        return (double *)(memory + place);
+    }
+    __device__ int *ints(int place) const
+    {
+        return (int *)(memory + place);
     }
 };
 
@@ -163,10 +196,10 @@ __host__ __device__ inline size_t scratch_of_block(const layout &at, int L)
     return (size_t)(L - at.shared_layers) * at.layer_size;
 }
 
-__device__ inline layer_memory layer_of(const block &b, int l)
+template <typename B> __device__ inline layer_memory layer_of(const B &b, int l)
 {
     const layout &at = b.a.at;
-    const int own = b.a.w.own, n = at.rows, each = n * own;
+    const int own = b.own(), n = at.rows, each = n * own;
     float *p = b.memory + at.layers + l * at.layer_size;
     if (l >= at.shared_layers)
         p = b.scratch + (at.shared_tables ? 0 : 2 * (size_t)at.slots * b.a.w.table) +
@@ -183,7 +216,7 @@ __device__ inline layer_memory layer_of(const block &b, int l)
     return m;
 }
 
-__device__ inline float *tables_of(const block &b)
+template <typename B> __device__ inline float *tables_of(const B &b)
 {
     return b.a.at.shared_tables ? b.memory + b.a.at.tables : b.scratch;
 }
@@ -213,30 +246,30 @@ __device__ inline float2 operator*(float x, float2 y)
     return make_float2(x * y.x, x * y.y);
 }
 
-/* Into every block's memory. */
-__device__ inline void put_in_all(float *place, float2 value)
+/* To every block, at the same place of the exchange buffer. */
+template <typename B> __device__ inline void send_to_all(const B &b, float *place, float2 value)
 {
 #pragma unroll
-    for (int rank = 0; rank < BLOCKS; rank++) store_in_block(place, rank, value);
+    for (int rank = 0; rank < BLOCKS; rank++) send(place, rank, value, b.arrivals_now());
 }
 
 /* body(row, f) for each row from `begin` on and each even own column, a thread a pair of columns. */
 template <typename Body> __device__ inline void for_pairs(int begin, int rows, int own, Body body)
 {
     const int half = own / 2;
+#pragma unroll 1 /* the code is read once: its size is time */
     for (int q = threadIdx.x; q < rows * half; q += THREADS) {
         const int row = q / half;
         body(begin + row, 2 * (q - row * half));
     }
 }
 
-/* Arrives and waits, with what may be loaded meanwhile between; then the buffers change places. */
-template <typename Meanwhile> __device__ inline void exchange(block &b, Meanwhile meanwhile)
+/* Waits until all of an exchange is there, values [count] in all; then the buffers change places. */
+template <typename B> __device__ inline void exchange(B &b, int count)
 {
-    cluster_arrive();
-    meanwhile();
-    cluster_wait();
-    b.which ^= 1;
+    if (threadIdx.x == 0) expect_arrivals(b.arrivals_now(), count * (int)sizeof(float));
+    wait_for_arrivals(b.arrivals_now(), b.exchanges / 2 % 2);
+    b.exchanges++;
 }
 
 } // namespace molecule

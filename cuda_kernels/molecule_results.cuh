@@ -2,62 +2,115 @@
 #ifndef MLFF_CUDA_MOLECULE_RESULTS_CUH
 #define MLFF_CUDA_MOLECULE_RESULTS_CUH
 /*
- * Energies, forces and virial of a structure (docs/equations.md, forces.cu), by block 0 from all blocks' memory, to where the
- * host reads them. Sums in double.
+ * Energies, forces and virial of a structure (docs/equations.md, forces.cu), to where the host reads them. Each block has the
+ * adjoints of all edges from its own columns; each adds up all blocks' for a share of the edges, and block 0 makes the sums
+ * over edges. In double but for the former.
  *
  * Order   parts of blocks ascending; a row: a lane's edges ascending, then a fixed tree over 32 lanes; rows ascending.
  */
 #include "molecule_message.cuh"
+#include "warp_sums.cuh"
 
 namespace mlff
 {
 namespace molecule
 {
 
-__device__ inline void collect_energies(const block &b)
+/* Edges rank, rank + BLOCKS, ... are a block's share. */
+__host__ __device__ inline int share_of(int n_slots, int rank)
 {
-    const arguments &a = b.a;
-    double *energy = b.at<double>(a.at.energy);
-    for (int row = threadIdx.x; row < b.n; row += THREADS) {
-        double sum = energy[row];
-        for (int rank = 1; rank < BLOCKS; rank++) sum += load_from_block(energy + row, rank);
-        sum = a.scale * (sum + a.readout1_bias) + a.atom_shift[b.at<int>(a.at.row_element)[row]];
-        energy[row] = sum;
-        if (a.atom_energy) a.atom_energy[b.begin + row] = sum;
-        if (!isfinite(sum)) atomicMin(b.at<int>(a.at.bad) + 1, b.begin + row);
+    return (n_slots - rank + BLOCKS - 1) / BLOCKS;
+}
+
+/* Floats of the exchange buffers: parts of a share [BLOCKS][share][4]; gradients [E][4], then energies [BLOCKS][n] in double. */
+__host__ __device__ inline int results_floats(int n, int E)
+{
+    const int parts = BLOCKS * share_of(E, 0) * 4, all = 4 * E + 2 * BLOCKS * n;
+    return parts > all ? parts : all;
+}
+
+/* This block's adjoints of edges, tiles of columns ascending, to the blocks whose share they are. */
+template <typename B> __device__ inline void send_edge_parts(const B &b)
+{
+    const float4 *adj = b.quads(b.a.at.edge_adj);
+#pragma unroll 1
+    for (int e = threadIdx.x; e < b.n_slots; e += THREADS) {
+        const int owner = e % BLOCKS;
+        float4 sum = adj[e];
+        for (int tile = 1; tile < b.tiles(); tile++) {
+            const float4 x = adj[tile * b.n_slots + e];
+            sum = make_float4(sum.x + x.x, sum.y + x.y, sum.z + x.z, sum.w + x.w);
+        }
+        float *to = b.exchange_now() + (b.rank * share_of(b.n_slots, owner) + e / BLOCKS) * 4;
+        send(to, owner, make_float2(sum.x, sum.y), b.arrivals_now());
+        send(to + 2, owner, make_float2(sum.z, sum.w), b.arrivals_now());
     }
 }
 
-/* dE/dr of edges in the place of their adjoints. */
-__device__ inline void make_gradients(const block &b)
+/* dE/dr of this block's share of the edges, to block 0. */
+template <typename B> __device__ inline void send_gradients(const B &b)
 {
-    float4 *adj = b.at<float4>(b.a.at.edge_adj);
-    for (int e = threadIdx.x; e < b.n_slots; e += THREADS) {
-        if (b.at<int>(b.a.at.edge_rows)[e] < 0) continue;
-        float4 sum = adj[e];
+    const int share = share_of(b.n_slots, b.rank);
+    const float4 *parts = (const float4 *)b.exchange_before();
+#pragma unroll 1
+    for (int q = threadIdx.x; q < share; q += THREADS) {
+        const int e = q * BLOCKS + b.rank;
+        float4 sum = parts[q];
+#pragma unroll
         for (int rank = 1; rank < BLOCKS; rank++) {
-            const float4 part = load_from_block(adj + e, rank);
-            sum = make_float4(sum.x + part.x, sum.y + part.y, sum.z + part.z, sum.w + part.w);
+            const float4 x = parts[rank * share + q];
+            sum = make_float4(sum.x + x.x, sum.y + x.y, sum.z + x.z, sum.w + x.w);
         }
-        const float4 u = b.at<float4>(b.a.at.edges)[e];
+        const float4 u = b.quads(b.a.at.edges)[e];
         const float along = sum.x * u.x + sum.y * u.y + sum.z * u.z, inverse = 1 / u.w;
-        adj[e] =
-            make_float4(sum.w * u.x + (sum.x - along * u.x) * inverse, sum.w * u.y + (sum.y - along * u.y) * inverse,
-                        sum.w * u.z + (sum.z - along * u.z) * inverse, 0);
+        const float2 xy =
+            make_float2(sum.w * u.x + (sum.x - along * u.x) * inverse, sum.w * u.y + (sum.y - along * u.y) * inverse);
+        send(b.exchange_now() + 4 * e, 0, xy, b.arrivals_now());
+        send(b.exchange_now() + 4 * e + 2, 0, make_float2(sum.w * u.z + (sum.z - along * u.z) * inverse, 0),
+             b.arrivals_now());
+    }
+}
+
+/* Where the blocks' energies of rows arrive. */
+template <typename B> __device__ inline int energies_place(const B &b)
+{
+    return b.a.with_reverse ? 4 * b.n_slots : 0;
+}
+
+template <typename B> __device__ inline void send_energies(const B &b)
+{
+    float *to = b.exchange_now() + energies_place(b) + 2 * b.rank * b.n;
+    for (int row = threadIdx.x; row < b.n; row += THREADS)
+        send(to + 2 * row, 0, two(b.floats(b.a.at.energy) + 2 * row), b.arrivals_now()); /* the bits of a double */
+}
+
+template <typename B> __device__ inline void collect_energies(const B &b)
+{
+    const arguments &a = b.a;
+    const double *parts = (const double *)(b.exchange_before() + energies_place(b));
+    for (int row = threadIdx.x; row < b.n; row += THREADS) {
+        double sum = 0;
+        for (int rank = 0; rank < BLOCKS; rank++) sum += parts[rank * b.n + row];
+        sum = a.scale * (sum + a.readout1_bias) + a.atom_shift[b.ints(a.at.row_element)[row]];
+        b.doubles(a.at.energy)[row] = sum;
+        if (a.atom_energy) a.atom_energy[b.begin + row] = sum;
+        if (!isfinite(sum)) atomicMin(b.ints(a.at.bad) + 1, b.begin + row);
     }
 }
 
 /* A warp a row: virial of its own edges, force by its own edges and by those that name it. */
-__device__ inline void collect_rows(const block &b)
+template <typename B> __device__ inline void collect_rows(const B &b)
 {
     const arguments &a = b.a;
     const int lane = threadIdx.x % 32;
+#pragma unroll 1
     for (int row = threadIdx.x / 32; row < b.n; row += WARPS) {
-        double sums[ROW_VALUES] = {};
+        double sums[16] = {};
+#pragma unroll 1
         for (int e = lane; e < b.n_slots; e += 32) {
-            const int rows = b.at<int>(a.at.edge_rows)[e];
+            const int rows = b.ints(a.at.edge_rows)[e];
             if (rows < 0) continue;
-            const float4 G = b.at<float4>(a.at.edge_adj)[e], edge = b.at<float4>(a.at.edges)[e];
+            const float4 G = ((const float4 *)b.exchange_before())[e], edge = b.quads(a.at.edges)[e];
             const double gradient[3] = {G.x, G.y, G.z}, u[3] = {edge.x, edge.y, edge.z};
             if (centre_of(rows) == row) {
 #pragma unroll
@@ -69,70 +122,50 @@ __device__ inline void collect_rows(const block &b)
 #pragma unroll
                 for (int c = 0; c < 3; c++) sums[9 + c] -= gradient[c];
         }
-        bool good = true;
-#pragma unroll
-        for (int c = 0; c < ROW_VALUES; c++) {
-            for (int half = 16; half > 0; half /= 2) sums[c] += __shfl_xor_sync(ALL_LANES, sums[c], half);
-            good = good && isfinite(sums[c]);
-            if (lane == c) b.at<double>(a.at.row_sums)[row * ROW_VALUES + c] = sums[c];
-        }
-        if (!good && lane == 0) atomicMin(b.at<int>(a.at.bad) + 1, b.begin + row);
+        const double sum = transposed_sum(sums, lane);
+        if (lane % 2 == 0 && lane / 2 < ROW_VALUES) b.doubles(a.at.row_sums)[row * ROW_VALUES + lane / 2] = sum;
+        if (__any_sync(ALL_LANES, !isfinite(sum)) && lane == 0) atomicMin(b.ints(a.at.bad) + 1, b.begin + row);
     }
 }
 
-/* Own columns' adjoints of edges, tiles ascending, where block 0 reads them. */
-__device__ inline void add_tiles(const block &b)
-{
-    if (b.a.w.tiles < 2) return;
-    float4 *adj = b.at<float4>(b.a.at.edge_adj);
-    for (int e = threadIdx.x; e < b.n_slots; e += THREADS) {
-        const float4 x = adj[e], y = adj[b.n_slots + e];
-        adj[e] = make_float4(x.x + y.x, x.y + y.y, x.z + y.z, x.w + y.w);
-    }
-}
-
-__device__ inline void write_results(const block &b, int structure)
+template <typename B> __device__ inline void write_results(const B &b, int structure)
 {
     const arguments &a = b.a;
-    const double *row_sums = b.at<double>(a.at.row_sums);
+    const double *row_sums = b.doubles(a.at.row_sums);
     if (a.with_reverse)
+#pragma unroll 1
         for (int q = threadIdx.x; q < 3 * b.n; q += THREADS)
             a.forces[3 * (size_t)a.atom_of_row[b.begin + q / 3] + q % 3] = row_sums[q / 3 * ROW_VALUES + 9 + q % 3];
     const int value = THREADS - 1 - (int)threadIdx.x; /* the last warp: the first has forces to write */
     if (value < 10) {
         double sum = 0;
+#pragma unroll 1
         for (int row = 0; row < b.n; row++)
-            sum += value == 0       ? b.at<double>(a.at.energy)[row]
+            sum += value == 0       ? b.doubles(a.at.energy)[row]
                    : a.with_reverse ? row_sums[row * ROW_VALUES + value - 1]
                                     : 0;
         a.sums[10 * (size_t)structure + value] = sum;
     }
-    if (value == 10 || value == 11) a.marks[2 * (size_t)structure + value - 10] = b.at<int>(a.at.bad)[value - 10];
+    if (value == 10 || value == 11) a.marks[2 * (size_t)structure + value - 10] = b.ints(a.at.bad)[value - 10];
 }
 
-/* Every block is here until block 0 has read its memory. */
-__device__ inline void results(const block &b, int structure)
+template <typename B> __device__ inline void results(B &b, int structure)
 {
+    int count = 2 * BLOCKS * b.n;
+    __syncthreads();
     if (b.a.with_reverse) {
-        __syncthreads();
-        add_tiles(b);
+        send_edge_parts(b);
+        exchange(b, BLOCKS * share_of(b.n_slots, b.rank) * 4);
+        send_gradients(b);
+        count += 4 * b.n_slots;
     }
-    cluster_arrive();
-    cluster_wait();
-    if (b.rank == 0) {
-        collect_energies(b);
-        if (b.a.with_reverse) {
-            make_gradients(b);
-            __syncthreads();
-            collect_rows(b);
-        }
-    }
-    cluster_arrive();
-    if (b.rank == 0) {
-        __syncthreads();
-        write_results(b, structure);
-    }
-    cluster_wait();
+    send_energies(b);
+    if (b.rank > 0) return; /* nobody sends to the others any more */
+    exchange(b, count);
+    collect_energies(b);
+    if (b.a.with_reverse) collect_rows(b);
+    __syncthreads();
+    write_results(b, structure);
 }
 
 } // namespace molecule
