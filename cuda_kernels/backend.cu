@@ -125,9 +125,10 @@ template <typename T> static mlff_status begin(void *state_, int *replayed, mlff
 {
     state<T> *s = (state<T> *)state_;
     s->is_under_way = 1;
-    if (replayed && molecules_suit(s)) {
+    if (replayed && s->molecules.suits) {
         *replayed = s->is_replayed = s->are_molecules = 1;
-        return molecules_evaluate(s, result_on_host(s, s->bad_row), error);
+        char *results = result_on_host(s, s->bad_row);
+        return molecules_evaluate(s, results, results + results_bytes(s), error);
     }
     if (replayed) {
         recording *r = &s->recordings[s->wanted];

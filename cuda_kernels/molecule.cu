@@ -272,11 +272,6 @@ template <typename T> mlff_status molecules_plan(state<T> *s, mlff_error *error)
     return MLFF_OK;
 }
 
-template <typename T> int molecules_suit(const state<T> *s)
-{
-    return s->molecules.suits && !(s->wanted & WANT_ATOM_VIRIAL);
-}
-
 /* --------------------------------------------------------------------------------------------- evaluation */
 
 static layer_pointers pointers_of(const layer_weights<float> &y)
@@ -309,7 +304,7 @@ template <typename T> static arguments arguments_of(const state<T> *s)
     return a;
 }
 
-template <typename T> mlff_status molecules_evaluate(state<T> *s, char *results, mlff_error *error)
+template <typename T> mlff_status molecules_evaluate(state<T> *s, char *results, char *atom_virials, mlff_error *error)
 {
     if constexpr (sizeof(T) != sizeof(double)) {
         arguments a = arguments_of(s);
@@ -320,8 +315,10 @@ template <typename T> mlff_status molecules_evaluate(state<T> *s, char *results,
         a.sums = (double *)on_host(s->sums);
         if (s->with_reverse) a.forces = (double *)on_host(s->forces);
         if (s->wanted & WANT_ATOM_ENERGY) a.atom_energy = (double *)on_host(s->atom_energy);
+        if (s->wanted & WANT_ATOM_VIRIAL) a.atom_virial = (double *)atom_virials;
         if (s->with_reverse && s->N < s->graph->n_local) /* atoms without a row */
             memset(a.forces, 0, (size_t)s->graph->n_local * 3 * sizeof(double));
+        if (a.atom_virial) memset(a.atom_virial, 0, (size_t)s->graph->n_local * 9 * sizeof(double));
         if (!a.by_row)
             CUDA_TRY(cudaMemcpyAsync(s->x, s->host, (size_t)s->n_all * 3 * sizeof(double), cudaMemcpyHostToDevice,
                                      s->stream));
@@ -345,12 +342,9 @@ template <typename T> void molecules_mark(const state<T> *s, char *results)
 template mlff_status molecules_plan(state<float> *, mlff_error *);
 template mlff_status molecules_plan(state<double> *, mlff_error *);
 template mlff_status molecules_plan(state<__half> *, mlff_error *);
-template int molecules_suit(const state<float> *);
-template int molecules_suit(const state<double> *);
-template int molecules_suit(const state<__half> *);
-template mlff_status molecules_evaluate(state<float> *, char *, mlff_error *);
-template mlff_status molecules_evaluate(state<double> *, char *, mlff_error *);
-template mlff_status molecules_evaluate(state<__half> *, char *, mlff_error *);
+template mlff_status molecules_evaluate(state<float> *, char *, char *, mlff_error *);
+template mlff_status molecules_evaluate(state<double> *, char *, char *, mlff_error *);
+template mlff_status molecules_evaluate(state<__half> *, char *, char *, mlff_error *);
 template void molecules_mark(const state<float> *, char *);
 template void molecules_mark(const state<double> *, char *);
 template void molecules_mark(const state<__half> *, char *);

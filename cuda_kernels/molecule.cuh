@@ -124,8 +124,8 @@ struct arguments {
     size_t scratch_size;
 
     /* results, in the host's memory; NULL where they are not asked for */
-    int *marks;                          /* [structures][2] */
-    double *sums, *forces, *atom_energy; /* as in state.cuh */
+    int *marks;                                        /* [structures][2] */
+    double *sums, *forces, *atom_energy, *atom_virial; /* as in state.cuh */
 };
 
 /* A block at work. OWN: its columns where they are known to the compiler, else 0. */

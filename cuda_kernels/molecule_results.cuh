@@ -98,8 +98,41 @@ template <typename B> __device__ inline void collect_energies(const B &b)
     }
 }
 
+/* r (x) dE/dr of an edge, component [a][b] at 3 a + b. */
+__device__ inline double virial_of(const float4 &edge, const float4 &G, int c)
+{
+    const double u[3] = {edge.x, edge.y, edge.z}, gradient[3] = {G.x, G.y, G.z};
+    return u[c / 3] * (double)edge.w * gradient[c % 3];
+}
+
 /* A warp a row: virial of its own edges, force by its own edges and by those that name it. */
 template <typename B> __device__ inline void collect_rows(const B &b)
+{
+    const arguments &a = b.a;
+    const int lane = threadIdx.x % 32;
+    const float4 *gradients = (const float4 *)b.exchange_before(), *edges = b.quads(a.at.edges);
+#pragma unroll 1
+    for (int row = threadIdx.x / 32; row < b.n; row += WARPS) {
+        double sums[16] = {};
+#pragma unroll 1
+        for (int e = lane; e < b.n_slots; e += 32) {
+            const int rows = b.ints(a.at.edge_rows)[e];
+            const double own = rows >= 0 && centre_of(rows) == row;
+            const double sign = own - (rows >= 0 && neighbour_of(rows) == row);
+            if (own == 0 && sign == 0) continue;
+            const float4 G = gradients[e];
+#pragma unroll
+            for (int c = 0; c < 9; c++) sums[c] -= own * virial_of(edges[e], G, c);
+            sums[9] += sign * (double)G.x, sums[10] += sign * (double)G.y, sums[11] += sign * (double)G.z;
+        }
+        const double sum = transposed_sum(sums, lane);
+        if (lane % 2 == 0 && lane / 2 < ROW_VALUES) b.doubles(a.at.row_sums)[row * ROW_VALUES + lane / 2] = sum;
+        if (__any_sync(ALL_LANES, !isfinite(sum)) && lane == 0) atomicMin(b.ints(a.at.bad) + 1, b.begin + row);
+    }
+}
+
+/* The same for the virials of atoms: half of every edge that the row is an end of. */
+template <typename B> __device__ inline void collect_atom_virials(const B &b)
 {
     const arguments &a = b.a;
     const int lane = threadIdx.x % 32;
@@ -109,22 +142,14 @@ template <typename B> __device__ inline void collect_rows(const B &b)
 #pragma unroll 1
         for (int e = lane; e < b.n_slots; e += 32) {
             const int rows = b.ints(a.at.edge_rows)[e];
-            if (rows < 0) continue;
-            const float4 G = ((const float4 *)b.exchange_before())[e], edge = b.quads(a.at.edges)[e];
-            const double gradient[3] = {G.x, G.y, G.z}, u[3] = {edge.x, edge.y, edge.z};
-            if (centre_of(rows) == row) {
+            if (rows < 0 || (centre_of(rows) != row && neighbour_of(rows) != row)) continue;
+            const double half = centre_of(rows) == neighbour_of(rows) ? 1 : 0.5; /* an image of itself: both ends */
 #pragma unroll
-                for (int c = 0; c < 9; c++) sums[c] -= u[c / 3] * (double)edge.w * gradient[c % 3];
-#pragma unroll
-                for (int c = 0; c < 3; c++) sums[9 + c] += gradient[c];
-            }
-            if (neighbour_of(rows) == row)
-#pragma unroll
-                for (int c = 0; c < 3; c++) sums[9 + c] -= gradient[c];
+            for (int c = 0; c < 9; c++)
+                sums[c] -= half * virial_of(b.quads(a.at.edges)[e], ((const float4 *)b.exchange_before())[e], c);
         }
         const double sum = transposed_sum(sums, lane);
-        if (lane % 2 == 0 && lane / 2 < ROW_VALUES) b.doubles(a.at.row_sums)[row * ROW_VALUES + lane / 2] = sum;
-        if (__any_sync(ALL_LANES, !isfinite(sum)) && lane == 0) atomicMin(b.ints(a.at.bad) + 1, b.begin + row);
+        if (lane % 2 == 0 && lane / 2 < 9) a.atom_virial[9 * (size_t)a.atom_of_row[b.begin + row] + lane / 2] = sum;
     }
 }
 
@@ -164,6 +189,7 @@ template <typename B> __device__ inline void results(B &b, int structure)
     exchange(b, count);
     collect_energies(b);
     if (b.a.with_reverse) collect_rows(b);
+    if (b.a.atom_virial) collect_atom_virials(b);
     __syncthreads();
     write_results(b, structure);
 }
