@@ -4,12 +4,13 @@
  * (molecule.cuh). The general path has a launch a layer, in which a structure of 9 atoms keeps one block busy and the others
  * out of work. Formulas are those of the layers' own files (docs/equations.md); in precision mixed too everything is float.
  *
- * Launch   BLOCKS blocks a structure, 512 threads, one block a multiprocessor. Positions are read from, and results written to,
- *          the host's pinned memory: a copy each way would take as long as a layer.
+ * Launch   BLOCKS blocks a structure, 512 threads; 128 features have code of their own. Positions are read from, and results written
+ *          to, the host's pinned memory: a copy each way would take as long as a layer. Nothing of a launch is kept for the next,
+ *          so there is nothing to record (recording.cuh), and a new list costs nothing here.
  * Bytes    each weight once a cluster each way: 120 F^2 bytes a layer, 5.9 MB with F = 128, L = 3, from L2; between blocks
- *          (7 + 9 F / own) rows of own columns a layer each way.
- * Cost     15 F^2 multiply-adds a row and layer each way, three products each, in tiles of 16 rows; filters 3 own (K + 1) an edge
- *          forward, twice that in reverse. 10 barriers of the cluster a layer (6 in the first), 5 more.
+ *          9 F floats a row and layer l >= 1 forward, to each block, and 8 F in reverse.
+ * Cost     15 F^2 multiply-adds a row and layer each way, three products each, in tiles of 16 rows; filters 3 F (K + 1) an edge
+ *          forward, twice that in reverse. 10 exchanges a layer (7 in the first), 3 more.
  * Share    not measured yet.
  * Order    fixed (molecule_*.cuh), and of the structure alone: the same bits in any company.
  */

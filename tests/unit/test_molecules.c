@@ -149,7 +149,7 @@ static const tiny_options every_size[] = {
     {.features = 96, .interactions = 2, .radial_functions = 64, .readout_features = 256},
     {.features = 112, .interactions = 2, .radial_functions = 20, .readout_features = 40, .bessel = 1, .vector_bias = 1},
     {.features = 128, .interactions = 3, .radial_functions = 20, .readout_features = 64},
-    {.features = 128, .interactions = 4, .radial_functions = 15, .readout_features = 64, .bessel = 1},
+    {.features = 128, .interactions = 3, .radial_functions = 15, .readout_features = 64, .bessel = 1},
     {.features = 128, .interactions = 1, .radial_functions = 3, .readout_features = 128, .vector_bias = 1},
     {.features = 144, .interactions = 2, .radial_functions = 8, .readout_features = 16}, /* beyond the small way */
 };
