@@ -210,8 +210,9 @@ template <typename T> static int model_suits(const state<T> *s)
            s->w.F % (2 * BLOCKS) == 0 && s->w.H % (2 * BLOCKS) == 0 && (s->w.K + 2) / 2 * 2 <= MOST_INPUTS;
 }
 
-/* Clusters that run at the same time with so much shared memory; 0: none, also where the device has no clusters. */
-static int clusters_at_a_time(molecule_function kernel, size_t shared_bytes)
+/* Clusters that run at the same time with so much shared memory; 0: none, also where the device has no clusters. Allows the
+ * kernel all that a block may have: other evaluators launch it too. */
+static int clusters_at_a_time(molecule_function kernel, size_t shared_bytes, int most_bytes)
 {
     int device = 0, major = 0, n = 0;
     cudaGetDevice(&device);
@@ -223,7 +224,7 @@ static int clusters_at_a_time(molecule_function kernel, size_t shared_bytes)
     cluster.id = cudaLaunchAttributeClusterDimension;
     cluster.val.clusterDim.x = BLOCKS, cluster.val.clusterDim.y = 1, cluster.val.clusterDim.z = 1;
     config.attrs = &cluster, config.numAttrs = 1;
-    cudaError_t code = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes);
+    cudaError_t code = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most_bytes);
     if (code == cudaSuccess) code = cudaOccupancyMaxActiveClusters(&n, kernel, &config);
     if (code == cudaSuccess) return n;
     cudaGetLastError(); /* the general path does without */
@@ -262,7 +263,7 @@ template <typename T> mlff_status molecules_plan(state<T> *s, mlff_error *error)
     const widths w = widths_of(s->w);
     if (!choose_layout(w, rows, slots, (size_t)most, &at)) return MLFF_OK;
     const size_t bytes = (size_t)at.floats * sizeof(float);
-    if (bytes != p->shared_bytes) p->at_a_time = clusters_at_a_time(function_of(w), bytes);
+    if (bytes != p->shared_bytes) p->at_a_time = clusters_at_a_time(function_of(w), bytes, most);
     p->shared_bytes = bytes;
     if (s->n_chunks > MOST_WAVES * p->at_a_time) return MLFF_OK;
     p->rows = rows, p->slots = slots;
