@@ -86,7 +86,7 @@ template <typename T> static mlff_status enter(state<T> *s, mlff_error *error)
         CUDA_TRY(cudaStreamSynchronize(s->stream));
         s->placed_for = 0;
     }
-    s->is_under_way = s->is_replayed = 0;
+    s->is_under_way = s->is_replayed = s->are_molecules = 0;
     return MLFF_OK;
 }
 
@@ -106,11 +106,16 @@ static mlff_status prepare(void *state_, const mlff_graph *graph, const double *
     return MLFF_OK;
 }
 
-/* Positions and edges; before them the choice between launches, a recording of launches, and a recording made before. */
+/* Positions and edges; before them the choice between one launch for small structures, launches, a recording of launches, and a recording made before. */
 template <typename T> static mlff_status begin(void *state_, int *replayed, mlff_error *error)
 {
     state<T> *s = (state<T> *)state_;
     s->is_under_way = 1;
+    if (replayed && s->molecules.suits) {
+        *replayed = s->is_replayed = s->are_molecules = 1;
+        char *results = result_on_host(s, s->bad_row);
+        return molecules_evaluate(s, results, results + results_bytes(s), error);
+    }
     if (replayed) {
         recording *r = &s->recordings[s->wanted];
         const recording now =
@@ -207,6 +212,7 @@ template <typename T> static mlff_status collect(void *state_, mlff_output *out,
     }
     CUDA_TRY(cudaStreamSynchronize(s->stream));
     s->is_under_way = 0;
+    if (s->are_molecules) molecules_mark(s, result_on_host(s, s->bad_row));
     MLFF_TRY(explain(s, error));
     hand_out(s, out);
     return MLFF_OK;

@@ -15,6 +15,7 @@
  *          adds chunks in their order.
  */
 #include "state.cuh"
+#include "warp_sums.cuh"
 
 namespace mlff
 {
@@ -33,27 +34,6 @@ template <typename T> struct gradient_arguments {
     double *slot_virial, *row_sums;
     int *bad_row;
 };
-
-/* One exchange of transposed_sum: lanes with the bit 2 HALF keep the upper HALF values. */
-template <int HALF> __device__ inline void exchange_halves(double (&value)[16], int lane)
-{
-    const bool upper = lane & (2 * HALF);
-#pragma unroll
-    for (int q = 0; q < HALF; q++) {
-        const double keep = upper ? value[q + HALF] : value[q], send = upper ? value[q] : value[q + HALF];
-        value[q] = keep + __shfl_xor_sync(0xffffffffu, send, 2 * HALF);
-    }
-}
-
-/* Sums 16 values over the warp in 16 exchanges; lanes 2q and 2q + 1 return the sum of value q. */
-__device__ inline double transposed_sum(double (&value)[16], int lane)
-{
-    exchange_halves<8>(value, lane);
-    exchange_halves<4>(value, lane);
-    exchange_halves<2>(value, lane);
-    exchange_halves<1>(value, lane);
-    return value[0] + __shfl_xor_sync(0xffffffffu, value[0], 1);
-}
 
 /* dE/dr of an edge, put in the place of its adjoints; adds to the row's sums. */
 template <typename T>

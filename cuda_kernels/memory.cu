@@ -150,8 +150,11 @@ template <typename T> static int tensor_table(state<T> *s, tensor_row *table)
     table[n++] = {&s->readout_slope, N * H, sizeof(T), "readout slope"};
     table[n++] = {&s->row_sums, reverse * N * 12, sizeof(double), "sums of rows"};
     table[n++] = {&s->scratch, scratch_values(s), sizeof(real<T>), "temporaries"};
+    const size_t molecules = s->molecules.suits ? (size_t)s->n_chunks : 0;
+    table[n++] = {&s->molecule_scratch, molecules * s->molecules.scratch_size, sizeof(float), "layers of molecules"};
     table[n++] = {&s->bad_row, 2, sizeof(int), "fault marks"}; /* results from here on: one transfer may bring them */
     table[n++] = {&s->close, s->w.short_range ? (size_t)1 : 0, sizeof(close_record), "close pairs"};
+    table[n++] = {&s->marks, molecules * 2, sizeof(int), "fault marks of molecules"};
     table[n++] = {&s->sums, (size_t)s->n_chunks * 10, sizeof(double), "sums"};
     table[n++] = {&s->forces, reverse * A * 3, sizeof(double), "forces"};
     table[n++] = {&s->atom_energy, N, sizeof(double), "atom energies"};
@@ -213,7 +216,10 @@ template <typename T> mlff_status tell_what_fits(state<T> *s, mlff_error *error)
 
 template <typename T> static mlff_status try_to_make_room(state<T> *s, const mlff_graph *graph, mlff_error *error)
 {
-    if (s->graph_version != graph->version) MLFF_TRY(send_graph(s, graph, error));
+    if (s->graph_version != graph->version) {
+        MLFF_TRY(send_graph(s, graph, error));
+        MLFF_TRY(molecules_plan(s, error));
+    }
     tensor_row table[MAX_TENSORS];
     const int n = tensor_table(s, table);
     MLFF_TRY(place_on_device(&s->arena, table, n, error));
@@ -235,6 +241,7 @@ template <typename T> void estimate_memory(const state<T> *s, double *bytes_per_
     probe.N = probe.R = probe.n_all = atoms;
     probe.n_chunks = atoms / CHUNK_ROWS;
     probe.n_slots = 0;
+    probe.molecules = {};
     probe.with_reverse = 1;
     const size_t without = bytes_of(table, tensor_table(&probe, table));
     probe.n_slots = atoms;

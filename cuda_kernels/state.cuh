@@ -163,6 +163,16 @@ struct recording {
     const void *memory[4];    /* arenas and pinned memory that launches point into */
 };
 
+/* Small structures by one launch (molecule.cu): for one graph. */
+struct molecule_plan {
+    int suits;                        /* this graph's structures are small and few enough */
+    int at_a_time;                    /* clusters that run at the same time, with: */
+    size_t shared_bytes;              /* of a block */
+    int32_t rows, slots;              /* most of a structure */
+    int shared_layers, shared_tables; /* what of a structure lies in shared memory */
+    size_t scratch_size;              /* floats of a structure in global memory */
+};
+
 template <typename T> struct state {
     const mlff_model *model;
     cudaStream_t stream;
@@ -214,8 +224,12 @@ template <typename T> struct state {
     double *atom_virial; /* [n_all][9] */
     real<T> *scratch;    /* [scratch_values]: temporaries of dense layers that are not fused */
     int *bad_row;        /* [2] first row with a bad position or distance, first row with a bad result */
+    int *marks;          /* [n_chunks][2] the same of each structure, where molecules suit */
     close_record *close; /* [1], only of a model with a short-range term */
     device_arena arena, virial_arena;
+    molecule_plan molecules;
+    float *molecule_scratch; /* [n_chunks][scratch_size] */
+    int are_molecules;       /* this evaluation is one launch */
 
     /* recordings[wanted]; capturing: the one being made, or NULL */
     recording recordings[WANT_COMBINATIONS];
@@ -269,6 +283,13 @@ template <typename T> mlff_status readout_reverse(state<T> *s, mlff_error *error
 template <typename T> mlff_status limit_distances(state<T> *s, mlff_error *error); /* within radial_forward */
 template <typename T> mlff_status short_range(state<T> *s, mlff_error *error);
 template <typename T> mlff_status forces(state<T> *s, int with_atom_virial, mlff_error *error);
+
+/* Small structures by one launch: whether the graph that was sent is of such; all of an evaluation, with its results in pinned memory, where they lie as they lie on the device behind bad_row, and virials of atoms;
+ * once it has ended, the marks of structures as those of rows. */
+template <typename T> mlff_status molecules_plan(state<T> *s, mlff_error *error);
+template <typename T>
+mlff_status molecules_evaluate(state<T> *s, char *results, char *atom_virials, mlff_error *error);
+template <typename T> void molecules_mark(const state<T> *s, char *results);
 
 } // namespace mlff
 

@@ -21,7 +21,7 @@ if [ -z "$tests" ] || [ ! -f "$build/core/libmlff.so" ]; then
     echo "$build: expected a build with -DMLFF_BUILD_TESTS=ON and a CUDA compiler" >&2
     exit 1
 fi
-for program in evaluate widths sizes short_range engine_input input memory graph neighbours gpu_faults; do
+for program in evaluate widths molecules sizes short_range engine_input input memory graph neighbours gpu_faults; do
     cp "$build/tests/unit/test_$program" "$to/bin/"
 done
 cp "$build/benchmarks/mlff_layers" "$to/bin/"

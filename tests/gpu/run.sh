@@ -12,7 +12,7 @@ nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
 run_tests() {
     local name log
     log=$(mktemp)
-    for name in evaluate widths sizes short_range engine_input input memory graph neighbours gpu_faults; do
+    for name in evaluate widths molecules sizes short_range engine_input input memory graph neighbours gpu_faults; do
         if timeout 120 "bin/test_$name" cuda >"$log" 2>&1; then
             echo "test_$name: $(grep -c '^\[       OK' "$log") passed, $(grep -c '^\[  SKIPPED \] [a-z]' "$log") skipped"
         else

@@ -156,7 +156,8 @@ static void half_precision_that_overflows_is_an_error_and_single_is_not(void **u
     mlff_evaluator_free(e);
     const mlff_status status = create(&r, MLFF_DEVICE_CUDA, MLFF_PRECISION_MIXED, -1, &e, &error);
     if (status == MLFF_OK) {
-        assert_fails(evaluate(e, &r, 1, &error), &error, MLFF_ERROR_NUMERICS, "not a finite number");
+        /* so many that they go the general way: few small structures are in single there too */
+        assert_fails(evaluate(e, &r, 2000, &error), &error, MLFF_ERROR_NUMERICS, "not a finite number");
         mlff_evaluator_free(e);
     }
     mlff_model_free(quiet);

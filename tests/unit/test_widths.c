@@ -4,60 +4,10 @@
  * 96 and 128 features have fused layers, the others and double go the general way; messages of many rows go through the
  * matrix units, whose blocks have room for so many neighbours and take so many edges at a time.
  */
+#include "random_model.h"
 #include "support.h"
-#include "tiny_model.h"
 
 #include <math.h>
-
-static uint64_t seed;
-
-static double random_number(void) /* -1 to 1 */
-{
-    seed = seed * 6364136223846793005u + 1442695040888963407u;
-    return (double)(seed >> 11) / 9007199254740992.0 * 2 - 1;
-}
-
-/* Weights of variance 1 / inputs, small biases; radial functions spread over the cutoff. Filters are smaller where there are many
- * neighbours, so that forces stay some eV/angstrom: half has no room for adjoints of hundreds. */
-static void randomise(tiny_model *tiny, double filter_size)
-{
-    const char *name;
-    json_t *entry;
-    json_object_foreach(tiny->header, name, entry)
-    {
-        const json_t *shape = json_object_get(entry, "shape");
-        if (!shape) continue;
-        const int rows = (int)json_integer_value(json_array_get(shape, 0));
-        const int columns = json_array_size(shape) > 1 ? (int)json_integer_value(json_array_get(shape, 1)) : 0;
-        const int radial = !strncmp(name, "radial.", 7), n = rows * (columns ? columns : 1);
-        const double size = (columns == 0                       ? 0.1
-                             : strcmp(name, "embedding.weight") ? sqrt(3.0 / columns)
-                                                                : 1) *
-                            (strstr(name, "filter") ? filter_size : 1);
-        for (int i = 0; i < n; i++) {
-            const double spread = strcmp(name, "radial.width") ? 5.0 * i / (rows - 1) : 5.0 / (rows - 1);
-            tiny_set(tiny, name, i, radial ? spread : size * random_number());
-        }
-    }
-}
-
-static mlff_model *random_model(int features, int interactions, int readout_features, int vector_bias,
-                                double filter_size)
-{
-    tiny_options options = tiny_gaussian;
-    options.features = features, options.interactions = interactions, options.readout_features = readout_features;
-    options.radial_functions = 12, options.vector_bias = vector_bias, options.value_size = 8;
-    tiny_model *tiny = tiny_make(&options);
-    randomise(tiny, filter_size);
-    size_t size;
-    unsigned char *bytes = tiny_pack(tiny, &size);
-    mlff_model *model = NULL;
-    mlff_error error;
-    if (mlff_model_load_memory(bytes, size, "random", &model, &error) != MLFF_OK) fail_msg("%s", error.message);
-    free(bytes);
-    tiny_free(tiny);
-    return model;
-}
 
 /* A shaken grid, not periodic. */
 typedef struct grid {
@@ -103,8 +53,12 @@ static void check_width(int features, int interactions, int readout_features, in
     char what[100];
     snprintf(what, sizeof what, "%d features, %d interactions, %d atoms %g A apart", features, interactions, n,
              g.spacing);
-    seed = (uint64_t)features;
-    mlff_model *model = random_model(features, interactions, readout_features, vector_bias, g.filter_size);
+    random_seed = (uint64_t)features;
+    mlff_model *model = random_model(&(tiny_options){.features = features,
+                                                     .interactions = interactions,
+                                                     .readout_features = readout_features,
+                                                     .vector_bias = vector_bias},
+                                     g.filter_size);
     double *x = malloc(3 * (size_t)n * sizeof *x);
     int32_t *species = malloc((size_t)n * sizeof *species);
     random_structure(g, x, species);

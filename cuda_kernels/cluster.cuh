@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef MLFF_CUDA_CLUSTER_CUH
+#define MLFF_CUDA_CLUSTER_CUH
+/*
+ * Blocks of a thread-block cluster that send each other values (compute capability 9.0; PTX ISA: st.async, mbarrier): a store into
+ * another block's shared memory counts its bytes at a barrier there, and who waits for so many bytes has them. The cluster's own
+ * barrier is used once: releasing to the cluster makes a thread wait for everything that it ever wrote to global memory.
+ * Loads whose place in the code matters are here too. All in one file, because everything else also runs on an emulator.
+ */
+#include <cuda_runtime.h>
+#include <stdint.h>
+
+namespace mlff
+{
+
+__device__ inline int cluster_rank()
+{
+    uint32_t rank;
+    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return (int)rank;
+}
+
+__device__ inline uint32_t shared_place(const void *shared)
+{
+    return (uint32_t)__cvta_generic_to_shared(shared);
+}
+
+/* The same place of shared memory in another block. */
+__device__ inline uint32_t place_in_block(const void *shared, int rank)
+{
+    uint32_t there;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared_place(shared)), "r"(rank));
+    return there;
+}
+
+/* Every thread of every block: what was written before is seen by all, every block runs. */
+__device__ inline void cluster_barrier()
+{
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+/* A barrier for bytes that arrive; one thread makes it, before cluster_barrier(). */
+__device__ inline void make_arrivals(uint64_t *barrier)
+{
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_place(barrier)) : "memory");
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+/* To another block, or this one; its bytes count at the same barrier there. */
+__device__ inline void send(float *shared, int rank, float2 value, uint64_t *barrier)
+{
+    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(
+                     place_in_block(shared, rank)),
+                 "f"(value.x), "f"(value.y), "r"(place_in_block(barrier, rank))
+                 : "memory");
+}
+
+/* One thread tells how many bytes a phase has; they may have arrived. */
+__device__ inline void expect_arrivals(uint64_t *barrier, int bytes)
+{
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_place(barrier)), "r"(bytes)
+                 : "memory");
+}
+
+/* Every thread that reads what arrives; parity: of the phase, which alternates. */
+__device__ inline void wait_for_arrivals(uint64_t *barrier, int parity)
+{
+    asm volatile("{\n"
+                 ".reg .pred done;\n"
+                 "again:\n"
+                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+                 "@!done bra again;\n"
+                 "}" ::"r"(shared_place(barrier)),
+                 "r"(parity)
+                 : "memory");
+}
+
+/* A value that never changes, loaded here and not where it is first needed; 0 where it is not valid. */
+__device__ inline float load_ahead_of_use(const float *from, bool valid)
+{
+    float value;
+    asm volatile("{\n"
+                 ".reg .pred valid;\n"
+                 "setp.ne.s32 valid, %2, 0;\n"
+                 "mov.f32 %0, 0f00000000;\n"
+                 "@valid ld.global.nc.f32 %0, [%1];\n"
+                 "}"
+                 : "=f"(value)
+                 : "l"(from), "r"((int)valid));
+    return value;
+}
+
+/* 8 bytes from global to shared memory, there after wait_for_copies() and a barrier of the block. */
+__device__ inline void copy_two_async(float *shared, const float *global)
+{
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(shared_place(shared)), "l"(global) : "memory");
+}
+
+__device__ inline void wait_for_copies()
+{
+    asm volatile("cp.async.wait_all;" ::: "memory");
+}
+
+} // namespace mlff
+
+#endif

@@ -1,0 +1,354 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Small structures: everything of an evaluation, edges to forces, in one launch, a cluster of blocks a structure
+ * (molecule.cuh). The general path has a launch a layer, in which a structure of 9 atoms keeps one block busy and the others
+ * out of work. Formulas are those of the layers' own files (docs/equations.md); in precision mixed too everything is float.
+ *
+ * Launch   BLOCKS blocks a structure, 512 threads; 128 features have code of their own. Positions are read from, and results written
+ *          to, the host's pinned memory: a copy each way would take as long as a layer. Nothing of a launch is kept for the next,
+ *          so there is nothing to record (recording.cuh), and a new list costs nothing here.
+ * Bytes    each weight once a cluster each way: 120 F^2 bytes a layer, 5.9 MB with F = 128, L = 3, from L2; between blocks
+ *          9 F floats a row and layer l >= 1 forward, to each block, and 8 F in reverse.
+ * Cost     15 F^2 multiply-adds a row and layer each way, three products each, in tiles of 16 rows; filters 3 F (K + 1) an edge
+ *          forward, twice that in reverse. 10 exchanges a layer (7 in the first), 3 more.
+ * Share    not measured yet.
+ * Order    fixed (molecule_*.cuh), and of the structure alone: the same bits in any company.
+ */
+#include "molecule_results.cuh"
+#include "molecule_reverse.cuh"
+
+#include "memory.cuh"
+
+#include <stdlib.h>
+#include <string.h>
+
+namespace mlff
+{
+
+using namespace molecule;
+
+/* Clusters of a call are at most so many times those that run at the same time: beyond that a machine that is full with the
+ * general path is faster, because it reads a weight once for many rows. Not measured yet. */
+constexpr int MOST_WAVES = 8;
+constexpr int MOST_STRUCTURES = 1024;
+constexpr int MOST_CANDIDATES = 4096; /* of a structure */
+
+/* ----------------------------------------------------------------------------------------------- kernel */
+
+/* `mix`: weights of V and U of the first layer; `reverse`: filled with those of readout0's reverse. */
+template <typename B> __device__ inline void forward(B &b, warp_weights<2, 2> &mix, warp_weights<4, 1> &reverse)
+{
+    const arguments &a = b.a;
+    const int own = b.own(), F = b.F(), L = a.w.L;
+    warp_weights<2, 1> context0;
+    warp_weights<2, 2> readout0;
+#pragma unroll 1
+    for (int l = 0;; l++) {
+        exchange(b, 3 * b.n * F);
+        update(b, l, mix, [&] {
+            if (l < L - 1) {
+                load_gathered(context0, a.layer[l + 1].context0, F, own, 1, F, b.rank);
+            } else {
+                load_gathered(readout0, a.readout0, F, a.w.own_readout, 1, a.w.H, b.rank);
+            }
+        });
+        exchange(b, b.n * F);
+        if (l == L - 1) break;
+        context(b, l + 1, context0, mix);
+        message(b, l + 1);
+    }
+    load_scattered(reverse, a.readout0_T, a.w.own_readout, 1, a.w.H, F, b.rank);
+    readout(b, readout0);
+}
+
+template <int OWN>
+__global__ void __cluster_dims__(BLOCKS, 1, 1) __launch_bounds__(THREADS, 1)
+    molecule_kernel(const __grid_constant__ arguments a)
+{
+    extern __shared__ __align__(16) char shared[];
+    const int structure = blockIdx.x / BLOCKS, rank = cluster_rank();
+    const chunk rows = a.structures[structure];
+    block<OWN> b = {a, (float *)shared, a.scratch + structure * a.scratch_size, rank};
+    b.first_column = rank * b.own();
+    b.n = rows.end - rows.begin, b.begin = rows.begin;
+    b.first_slot = a.first[rows.begin];
+    b.n_slots = (int)(a.first[rows.end] - b.first_slot);
+    if (threadIdx.x < 2) {
+        b.ints(a.at.bad)[threadIdx.x] = NO_ROW;
+        make_arrivals((uint64_t *)(b.memory + a.at.arrivals) + threadIdx.x);
+    }
+    warp_weights<2, 2> mix;
+    load_gathered(mix, a.layer[0].mix, b.F(), b.own(), 2, b.F(), rank);
+    read_rows(b);
+    load_biases(b);
+    clear_filter(b);
+    __syncthreads();
+    b.n_elements = *b.ints(a.at.n_elements);
+    warp_weights<4, 1> first_s, first_R;
+    const int inputs = min(a.w.slots, b.n_elements) * a.w.paired;
+    load_first(b, first_s, a.first_s, 0, inputs);
+    load_first(b, first_R, a.first_R, 0, inputs);
+    make_edges(b, b.ints(a.at.bad));
+    __syncthreads();
+    for (int row = 0; row < b.n; row++) b.most_edges = max(b.most_edges, b.ints(a.at.row_count)[row]);
+    make_tables(b);
+    cluster_barrier(); /* every block runs, and the tables are there */
+    first_message(b, first_s, first_R);
+    warp_weights<4, 1> readout0_T;
+    forward(b, mix, readout0_T);
+    if (a.with_reverse) reverse(b, readout0_T);
+    results(b, structure);
+}
+
+typedef void (*molecule_function)(const arguments);
+
+/* 128 features are worth code of their own. */
+static molecule_function function_of(const widths &w)
+{
+    return w.own == MOST_FEATURES / BLOCKS ? molecule_kernel<MOST_FEATURES / BLOCKS> : molecule_kernel<0>;
+}
+
+/* ------------------------------------------------------------------------------------------------- plan */
+
+static int larger(int x, int y)
+{
+    return x > y ? x : y;
+}
+
+template <typename R> static widths widths_of(const weights<R> &w)
+{
+    widths y = {};
+    y.F = w.F, y.K = w.K, y.H = w.H, y.L = w.L, y.n_elements = w.n_elements;
+    y.own = w.F / BLOCKS, y.own_readout = w.H / BLOCKS, y.tiles = (y.own + 7) / 8;
+    y.functions = w.K + 1, y.paired = (y.functions + 1) / 2 * 2;
+    y.table = stride_of(y.functions);
+    /* as many elements as fit beside v of all columns: no more memory for them */
+    y.slots = 1;
+    while (y.slots < MOST_SLOTS && y.slots < w.n_elements && (y.slots + 1) * y.paired <= MOST_INPUTS &&
+           4 * stride_of((y.slots + 1) * y.paired) <= 3 * stride_of(w.F))
+        y.slots++;
+    y.coefficient = stride_of(y.slots * y.paired);
+    return y;
+}
+
+static int part_floats(const widths &w, int n)
+{
+    const auto floats = [](int rows, int most, int columns) {
+        return SLICES * (rows < most ? rows : most) * stride_of(columns);
+    };
+    return larger(larger(floats(3 * n, CHUNK, 2 * w.own), floats(n, CHUNK_WIDE, 3 * w.own)),
+                  floats(n, CHUNK, w.own_readout));
+}
+
+/* Places in a block's memory, for structures of up to n rows and E candidates. */
+static layout make_layout(const widths &w, int n, int E, int shared_layers, int shared_tables)
+{
+    layout at = {};
+    int next = 0;
+    const auto take = [&](int floats) {
+        const int place = next;
+        next += (floats + 3) / 4 * 4;
+        return place;
+    };
+    at.rows = n, at.slots = E, at.shared_layers = shared_layers, at.shared_tables = shared_tables;
+    at.row_sums = take(2 * n * ROW_VALUES);
+    at.energy = take(2 * n);
+    at.energy_terms = take(n * w.own_readout);
+    at.position = take(6 * n);
+    at.edges = take(4 * E);
+    at.edge_adj = take(4 * E * w.tiles);
+    at.edge_rows = take(E);
+    at.row_first = take(n), at.row_count = take(n), at.row_element = take(n), at.row_slot = take(n);
+    at.n_elements = take(1), at.slot_element = take(n);
+    at.arrivals = take(4);
+    at.bad = take(2);
+    at.exchange_size = larger(larger(3 * n * stride_of(w.F), n * stride_of(2 * w.F)),
+                              larger(4 * n * w.coefficient, results_floats(n, E)));
+    for (int q = 0; q < 2; q++) at.exchange[q] = take(at.exchange_size);
+    at.part = take(part_floats(w, n));
+    at.operand =
+        take(larger(larger(n * stride_of(3 * w.own), 3 * n * stride_of(2 * w.own)), n * stride_of(w.own_readout)));
+    at.s = take(n * w.own), at.v = take(3 * n * w.own);
+    for (int q = 0; q < 2; q++) at.adj[q] = take(n * stride_of(4 * w.own));
+    at.biases = take(w.L * BIASES * w.own + 2 * w.own_readout);
+    at.filter = take((w.functions + 7) / 8 * 8 * filter_stride(3 * w.own));
+    at.layer_size = (n * (stride_of(5 * w.own) + 14 * w.own) + 3) / 4 * 4;
+    at.tables = take(shared_tables ? 2 * E * w.table : 0);
+    at.layers = take(shared_layers * at.layer_size);
+    at.floats = next;
+    return at;
+}
+
+/* What lies in shared memory: everything if it fits, else fewer layers, else no tables either. 0: it does not fit. */
+static int choose_layout(const widths &w, int n, int E, size_t most_bytes, layout *at)
+{
+    for (int tables = 1; tables >= 0; tables--)
+        for (int layers = w.L; layers >= 0; layers--) {
+            *at = make_layout(w, n, E, layers, tables);
+            if ((size_t)at->floats * sizeof(float) <= most_bytes) return 1;
+        }
+    return 0;
+}
+
+/* Most rows and candidates of a structure; 0 where one is too large. `first` as in the graph. */
+static int measure(const mlff_graph *g, const int64_t *first, int32_t *rows, int32_t *slots)
+{
+    *rows = 0, *slots = 0;
+    for (int32_t row = 0, end; row < g->n_owned; row = end) {
+        end = chunk_end(g, row);
+        const int64_t candidates = first[end] - first[row];
+        if (end - row > MOST_ROWS || candidates > MOST_CANDIDATES) return 0;
+        *rows = larger(*rows, end - row);
+        *slots = larger(*slots, (int)candidates);
+    }
+    return 1;
+}
+
+template <typename T> static int model_suits(const state<T> *s)
+{
+    return sizeof(T) != sizeof(double) && !s->w.short_range && s->w.F <= MOST_FEATURES && s->w.H <= MOST_READOUT &&
+           s->w.F % (2 * BLOCKS) == 0 && s->w.H % (2 * BLOCKS) == 0 && (s->w.K + 2) / 2 * 2 <= MOST_INPUTS;
+}
+
+/* Clusters that run at the same time with so much shared memory; 0: none, also where the device has no clusters. Allows the
+ * kernel all that a block may have: other evaluators launch it too. */
+static int clusters_at_a_time(molecule_function kernel, size_t shared_bytes, int most_bytes)
+{
+    int device = 0, major = 0, n = 0;
+    cudaGetDevice(&device);
+    cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    if (major < 9) return 0;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(BLOCKS), config.blockDim = dim3(THREADS), config.dynamicSmemBytes = shared_bytes;
+    cudaLaunchAttribute cluster = {};
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim.x = BLOCKS, cluster.val.clusterDim.y = 1, cluster.val.clusterDim.z = 1;
+    config.attrs = &cluster, config.numAttrs = 1;
+    cudaError_t code = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most_bytes);
+    if (code == cudaSuccess) code = cudaOccupancyMaxActiveClusters(&n, kernel, &config);
+    if (code == cudaSuccess) return n;
+    cudaGetLastError(); /* the general path does without */
+    return 0;
+}
+
+template <typename T> mlff_status molecules_plan(state<T> *s, mlff_error *error)
+{
+    molecule_plan *p = &s->molecules;
+    const mlff_graph *g = s->graph;
+    p->suits = 0;
+    if (!model_suits(s) || s->N == 0 || s->R != s->N || s->n_chunks > MOST_STRUCTURES ||
+        (int64_t)s->N > (int64_t)s->n_chunks * MOST_ROWS)
+        return MLFF_OK;
+    const int64_t *first = g->first;
+    int64_t from_device[MOST_ROWS + 1], *copy = NULL;
+    if (g->on_device) {
+        if (s->N > MOST_ROWS) copy = (int64_t *)malloc(((size_t)s->N + 1) * sizeof *copy);
+        if (s->N > MOST_ROWS && !copy)
+            return mlff_fail(error, MLFF_ERROR_MEMORY, "out of memory: first slots of %d rows", (int)s->N);
+        int64_t *to = copy ? copy : from_device;
+        const cudaError_t code =
+            cudaMemcpyAsync(to, s->first, ((size_t)s->N + 1) * sizeof *to, cudaMemcpyDeviceToHost, s->stream);
+        const cudaError_t done = code == cudaSuccess ? cudaStreamSynchronize(s->stream) : code;
+        if (done != cudaSuccess) free(copy);
+        CUDA_TRY(done);
+        first = to;
+    }
+    int32_t rows, slots;
+    const int small = measure(g, first, &rows, &slots);
+    free(copy);
+    if (!small) return MLFF_OK;
+    int most = 0;
+    CUDA_TRY(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, s->device_index));
+    layout at;
+    const widths w = widths_of(s->w);
+    if (!choose_layout(w, rows, slots, (size_t)most, &at)) return MLFF_OK;
+    const size_t bytes = (size_t)at.floats * sizeof(float);
+    if (bytes != p->shared_bytes) p->at_a_time = clusters_at_a_time(function_of(w), bytes, most);
+    p->shared_bytes = bytes;
+    if (s->n_chunks > MOST_WAVES * p->at_a_time) return MLFF_OK;
+    p->rows = rows, p->slots = slots;
+    p->shared_layers = at.shared_layers, p->shared_tables = at.shared_tables;
+    p->scratch_size =
+        BLOCKS * scratch_of_block(at, w.L) + (at.shared_tables ? 0 : 2 * (size_t)at.slots * (size_t)w.table);
+    p->suits = 1;
+    return MLFF_OK;
+}
+
+/* --------------------------------------------------------------------------------------------- evaluation */
+
+static layer_pointers pointers_of(const layer_weights<float> &y)
+{
+    return {y.filter,       y.context0.M, y.context0.b, y.context0_T.M, y.context1.M, y.context1.b,
+            y.context1_T.M, y.mix.M,      y.mix.b,      y.mix_T.M,      y.dense0.M,   y.dense0.b,
+            y.dense0_T.M,   y.dense1.M,   y.dense1.b,   y.dense1_T.M};
+}
+
+template <typename T> static arguments arguments_of(const state<T> *s)
+{
+    const weights<float> &w = s->w;
+    const molecule_plan &p = s->molecules;
+    arguments a = {};
+    a.w = widths_of(w);
+    a.at = make_layout(a.w, p.rows, p.slots, p.shared_layers, p.shared_tables);
+    a.radial = radial_of(w);
+    a.cutoff = w.cutoff, a.scale = w.scale, a.readout1_bias = w.readout1_bias, a.epsilon = w.epsilon;
+    a.atom_shift = w.atom_shift;
+    a.embedding = w.embedding, a.first_s = w.first_s, a.first_R = w.first_R;
+    a.readout0 = w.readout0.M, a.readout0_bias = w.readout0.b, a.readout0_T = w.readout0_T.M, a.readout1 = w.readout1;
+    for (int l = 0; l < w.L; l++) a.layer[l] = pointers_of(w.layer[l]);
+    a.structures = s->chunks;
+    a.first = s->first, a.neighbour_row = s->neighbour_row, a.neighbour_atom = s->neighbour_atom;
+    a.atom_of_row = s->atom_of_row, a.species = s->species, a.shift = s->shift;
+    a.by_row = s->n_all == s->graph->n_local;
+    a.x = a.by_row ? (const double *)s->host : s->x;
+    a.with_reverse = s->with_reverse;
+    a.scratch = s->molecule_scratch, a.scratch_size = p.scratch_size;
+    return a;
+}
+
+template <typename T> mlff_status molecules_evaluate(state<T> *s, char *results, char *atom_virials, mlff_error *error)
+{
+    if constexpr (sizeof(T) != sizeof(double)) {
+        arguments a = arguments_of(s);
+        const auto on_host = [&](const void *on_device) {
+            return results + ((const char *)on_device - (char *)s->bad_row);
+        };
+        a.marks = (int *)on_host(s->marks);
+        a.sums = (double *)on_host(s->sums);
+        if (s->with_reverse) a.forces = (double *)on_host(s->forces);
+        if (s->wanted & WANT_ATOM_ENERGY) a.atom_energy = (double *)on_host(s->atom_energy);
+        if (s->wanted & WANT_ATOM_VIRIAL) a.atom_virial = (double *)atom_virials;
+        if (s->with_reverse && s->N < s->graph->n_local) /* atoms without a row */
+            memset(a.forces, 0, (size_t)s->graph->n_local * 3 * sizeof(double));
+        if (a.atom_virial) memset(a.atom_virial, 0, (size_t)s->graph->n_local * 9 * sizeof(double));
+        if (!a.by_row)
+            CUDA_TRY(cudaMemcpyAsync(s->x, s->host, (size_t)s->n_all * 3 * sizeof(double), cudaMemcpyHostToDevice,
+                                     s->stream));
+        const molecule_function kernel = function_of(a.w);
+        kernel<<<(unsigned)s->n_chunks * BLOCKS, THREADS, s->molecules.shared_bytes, s->stream>>>(a);
+        CUDA_TRY_LAUNCH("molecules");
+    }
+    return MLFF_OK;
+}
+
+template <typename T> void molecules_mark(const state<T> *s, char *results)
+{
+    int *bad = (int *)results;
+    const int *marks = (const int *)(results + ((const char *)s->marks - (const char *)s->bad_row));
+    bad[0] = bad[1] = NO_ROW;
+    for (int32_t c = 0; c < s->n_chunks; c++)
+        for (int q = 0; q < 2; q++)
+            if (marks[2 * (size_t)c + q] < bad[q]) bad[q] = marks[2 * (size_t)c + q];
+}
+
+template mlff_status molecules_plan(state<float> *, mlff_error *);
+template mlff_status molecules_plan(state<double> *, mlff_error *);
+template mlff_status molecules_plan(state<__half> *, mlff_error *);
+template mlff_status molecules_evaluate(state<float> *, char *, char *, mlff_error *);
+template mlff_status molecules_evaluate(state<double> *, char *, char *, mlff_error *);
+template mlff_status molecules_evaluate(state<__half> *, char *, char *, mlff_error *);
+template void molecules_mark(const state<float> *, char *);
+template void molecules_mark(const state<double> *, char *);
+template void molecules_mark(const state<__half> *, char *);
+
+} // namespace mlff

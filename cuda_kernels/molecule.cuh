@@ -1,0 +1,278 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef MLFF_CUDA_MOLECULE_CUH
+#define MLFF_CUDA_MOLECULE_CUH
+/*
+ * A whole evaluation of a small structure by one cluster of blocks, in one launch (molecule.cu): what host and device agree on.
+ *
+ * Every block owns F / BLOCKS feature columns of every row: messages, products and slopes are made where their columns are.
+ * A dense layer sees all columns, in one of two ways:
+ *   gathered    its input was put into every block's memory; a block makes its own columns of the output
+ *   scattered   a block multiplies its own columns of the input and sends each output column's part to its owner, which
+ *               adds the parts in the order of blocks: where the input is wider than the output (2F or 3F to F)
+ * Both take one exchange: a block waits until so many bytes have arrived. Two buffers take turns. A block sends into a buffer for
+ * the second time only when it has everything of the exchange between, which every block sends after it has read the first:
+ * nothing is overwritten before it was read, and within a block too who has waited knows that its other threads have read
+ * what they sent from. Nothing else orders threads; where they read each other's values there is a barrier of the block.
+ */
+#include "cluster.cuh"
+#include "radial.cuh"
+
+namespace mlff
+{
+namespace molecule
+{
+
+constexpr int BLOCKS = 8; /* of a cluster: the most that every device with clusters takes */
+constexpr int THREADS = 512, WARPS = THREADS / 32;
+constexpr int SLICES = 8,
+              GROUPS = WARPS / SLICES; /* warps on the inputs and on the output columns of a gathered layer */
+constexpr int MOST_ROWS = 32, MOST_FEATURES = 128, MOST_READOUT = 256;
+constexpr int CHUNK = 30; /* rows of a gathered layer whose parts are in memory at a time: whole triples of vectors */
+constexpr int CHUNK_WIDE = 16;   /* where it has more than 2 tiles of columns a warp */
+constexpr int MOST_SLOTS = 4;    /* elements whose coefficients of the first message are in memory at a time */
+constexpr int MOST_INPUTS = 256; /* of a gathered layer: 4 steps of 8 in each slice */
+
+/* A row of n values in shared memory so that lanes (g, 2t), g < 4, fall on different banks. */
+__host__ __device__ inline int stride_of(int n)
+{
+    const int eights = (n + 7) / 8 * 8;
+    return eights % 16 ? eights : eights + 8;
+}
+
+/* A row of the filter in shared memory, for lanes (2t, g). */
+__host__ __device__ inline int filter_stride(int n)
+{
+    return (n + 11) / 16 * 16 + 4;
+}
+
+constexpr int ROW_VALUES = 12; /* of a row: virial (9), force (3) */
+constexpr int NO_ROW = 0x7f7f7f7f;
+
+/* Biases of a layer, in units of own columns. */
+enum { BIAS_CONTEXT0 = 0, BIAS_CONTEXT1 = 1, BIAS_MIX = 4, BIAS_DENSE0 = 6, BIAS_DENSE1 = 7, BIASES = 10 };
+
+/* Sizes that follow from the model alone. */
+struct widths {
+    int F, K, H, L, n_elements;
+    int own, own_readout;   /* columns of a block */
+    int tiles;              /* of 8 own columns */
+    int functions, paired;  /* K + 1, and that rounded up to an even number */
+    int slots;              /* elements at a time */
+    int table, coefficient; /* strides of radial functions and of coefficients */
+};
+
+/* Where things lie in a block's shared memory, in floats; doubles first. For the most rows and slots of a call. */
+struct layout {
+    int rows, slots;                  /* n and E below */
+    int shared_layers, shared_tables; /* what of the two is in shared memory; the rest is in global memory */
+    int row_sums;                     /* double [n][ROW_VALUES] */
+    int energy;                       /* double [n] of this block's readout columns */
+    int energy_terms;                 /* double [n][own_readout / 2] */
+    int position;                     /* double [n][3] */
+    int edges;                        /* float4 [E] u, d */
+    int edge_adj;                     /* float4 [tiles][E] */
+    int edge_rows;                    /* int [E] row of the neighbour | own row << 8; -1: no edge */
+    int row_first, row_count, row_element, row_slot; /* int [n], [n], [n], [n] */
+    int n_elements, slot_element;                    /* int [1]; int [n] elements of the structure, ascending */
+    int exchange[2], exchange_size;                  /* see above */
+    int part;                                        /* [SLICES][chunk][stride] of a gathered layer */
+    int operand;                                     /* input of a scattered layer, own columns */
+    int s, v, adj[2];                                /* [n][own], [n][3][own], [n][stride_of(4 own)] */
+    int biases;         /* [L][BIASES][own], then bias and weights of the readout [2][own_readout] */
+    int filter;         /* [steps of 8][filter_stride] */
+    int tables, layers; /* phi and dphi [2][E][table]; what layers keep */
+    int layer_size;     /* floats that a layer keeps */
+    int arrivals;       /* uint64_t [2] barriers of the exchange buffers */
+    int bad;            /* int [2] as bad_row in state.cuh */
+    int floats;         /* of all */
+};
+
+/* What a layer keeps for its reverse: own columns. */
+struct layer_memory {
+    float *features; /* [n][stride_of(5 own)] x_s, x_R, y */
+    float *x_v;      /* [n][own], as are: */
+    float *context_slope, *dense_slope, *y_sv, *y_v;
+    float *v;  /* [n][3][own] */
+    float *VU; /* [n][3][2][own] */
+};
+
+struct layer_pointers {
+    const float *filter;
+    const float *context0, *context0_bias, *context0_T, *context1, *context1_bias, *context1_T;
+    const float *mix, *mix_bias, *mix_T;
+    const float *dense0, *dense0_bias, *dense0_T, *dense1, *dense1_bias, *dense1_T;
+};
+
+struct arguments {
+    widths w;
+    layout at;
+    radial_parameters radial;
+    double cutoff, scale, readout1_bias;
+    float epsilon;
+    const double *atom_shift;
+    const float *embedding, *first_s, *first_R, *readout0, *readout0_bias, *readout0_T, *readout1;
+    layer_pointers layer[MLFF_MAX_INTERACTIONS];
+
+    const chunk *structures;
+    const int64_t *first;
+    const int32_t *neighbour_row, *neighbour_atom, *atom_of_row, *species;
+    const double *shift; /* or NULL */
+    const double *x;     /* may be in the host's memory: */
+    int by_row;          /* neighbours are at their rows' positions, which are read once */
+    int with_reverse;
+    float *scratch; /* [structures][scratch_size] */
+    size_t scratch_size;
+
+    /* results, in the host's memory; NULL where they are not asked for */
+    int *marks;                                        /* [structures][2] */
+    double *sums, *forces, *atom_energy, *atom_virial; /* as in state.cuh */
+};
+
+/* A block at work. OWN: its columns where they are known to the compiler, else 0. */
+template <int OWN> struct block {
+    const arguments &a;
+    float *memory;                    /* shared */
+    float *scratch;                   /* of this structure */
+    int rank, first_column, n, begin; /* own columns from first_column on; the structure's rows from begin on */
+    int64_t first_slot;
+    int n_slots, n_elements, most_edges; /* candidates, elements of the structure, edges of a row */
+    int exchanges;                       /* so far: buffers take turns */
+
+    __device__ int own() const
+    {
+        return OWN ? OWN : a.w.own;
+    }
+    __device__ int F() const
+    {
+        return own() * BLOCKS;
+    }
+    __device__ int tiles() const
+    {
+        return (own() + 7) / 8;
+    }
+    __device__ float *exchange_now() const
+    {
+        return memory + a.at.exchange[exchanges % 2];
+    }
+    __device__ float *exchange_before() const
+    {
+        return memory + a.at.exchange[1 - exchanges % 2];
+    }
+    __device__ uint64_t *arrivals_now() const
+    {
+        return (uint64_t *)(memory + a.at.arrivals) + exchanges % 2;
+    }
+    __device__ float *floats(int place) const
+    {
+        return memory + place;
+    }
+    __device__ float4 *quads(int place) const
+    {
+        return (float4 *)(memory + place);
+    }
+    __device__ double *doubles(int place) const
+    {
+        return (double *)(memory + place);
+    }
+    __device__ int *ints(int place) const
+    {
+        return (int *)(memory + place);
+    }
+};
+
+__host__ __device__ inline int neighbour_of(int edge_rows)
+{
+    return edge_rows & 255;
+}
+
+__host__ __device__ inline int centre_of(int edge_rows)
+{
+    return edge_rows >> 8;
+}
+
+/* floats of global memory that a block's kept layers need */
+__host__ __device__ inline size_t scratch_of_block(const layout &at, int L)
+{
+    return (size_t)(L - at.shared_layers) * at.layer_size;
+}
+
+template <typename B> __device__ inline layer_memory layer_of(const B &b, int l)
+{
+    const layout &at = b.a.at;
+    const int own = b.own(), n = at.rows, each = n * own;
+    float *p = b.memory + at.layers + l * at.layer_size;
+    if (l >= at.shared_layers)
+        p = b.scratch + (at.shared_tables ? 0 : 2 * (size_t)at.slots * b.a.w.table) +
+            (size_t)b.rank * scratch_of_block(at, b.a.w.L) + (size_t)(l - at.shared_layers) * at.layer_size;
+    layer_memory m;
+    m.features = p, p += n * stride_of(5 * own);
+    m.x_v = p, p += each;
+    m.context_slope = p, p += each;
+    m.dense_slope = p, p += each;
+    m.y_sv = p, p += each;
+    m.y_v = p, p += each;
+    m.v = p, p += 3 * each;
+    m.VU = p;
+    return m;
+}
+
+template <typename B> __device__ inline float *tables_of(const B &b)
+{
+    return b.a.at.shared_tables ? b.memory + b.a.at.tables : b.scratch;
+}
+
+__device__ inline float2 two(const float *p)
+{
+    return *(const float2 *)p;
+}
+
+__device__ inline void put_two(float *p, float2 value)
+{
+    *(float2 *)p = value;
+}
+
+__device__ inline float2 operator+(float2 x, float2 y)
+{
+    return make_float2(x.x + y.x, x.y + y.y);
+}
+
+__device__ inline float2 operator*(float2 x, float2 y)
+{
+    return make_float2(x.x * y.x, x.y * y.y);
+}
+
+__device__ inline float2 operator*(float x, float2 y)
+{
+    return make_float2(x * y.x, x * y.y);
+}
+
+/* To every block, at the same place of the exchange buffer. */
+template <typename B> __device__ inline void send_to_all(const B &b, float *place, float2 value)
+{
+#pragma unroll
+    for (int rank = 0; rank < BLOCKS; rank++) send(place, rank, value, b.arrivals_now());
+}
+
+/* body(row, f) for each row from `begin` on and each even own column, a thread a pair of columns. */
+template <typename Body> __device__ inline void for_pairs(int begin, int rows, int own, Body body)
+{
+    const int half = own / 2;
+#pragma unroll 1 /* the code is read once: its size is time */
+    for (int q = threadIdx.x; q < rows * half; q += THREADS) {
+        const int row = q / half;
+        body(begin + row, 2 * (q - row * half));
+    }
+}
+
+/* Waits until all of an exchange is there, values [count] in all; then the buffers change places. */
+template <typename B> __device__ inline void exchange(B &b, int count)
+{
+    if (threadIdx.x == 0) expect_arrivals(b.arrivals_now(), count * (int)sizeof(float));
+    wait_for_arrivals(b.arrivals_now(), b.exchanges / 2 % 2);
+    b.exchanges++;
+}
+
+} // namespace molecule
+} // namespace mlff
+
+#endif

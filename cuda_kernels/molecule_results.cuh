@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef MLFF_CUDA_MOLECULE_RESULTS_CUH
+#define MLFF_CUDA_MOLECULE_RESULTS_CUH
+/*
+ * Energies, forces and virial of a structure (docs/equations.md, forces.cu), to where the host reads them. Each block has the
+ * adjoints of all edges from its own columns; each adds up all blocks' for a share of the edges, and block 0 makes the sums
+ * over edges. In double but for the former.
+ *
+ * Order   parts of blocks ascending; a row: a lane's edges ascending, then a fixed tree over 32 lanes; rows ascending.
+ */
+#include "molecule_message.cuh"
+#include "warp_sums.cuh"
+
+namespace mlff
+{
+namespace molecule
+{
+
+/* Edges rank, rank + BLOCKS, ... are a block's share. */
+__host__ __device__ inline int share_of(int n_slots, int rank)
+{
+    return (n_slots - rank + BLOCKS - 1) / BLOCKS;
+}
+
+/* Floats of the exchange buffers: parts of a share [BLOCKS][share][4]; gradients [E][4], then energies [BLOCKS][n] in double. */
+__host__ __device__ inline int results_floats(int n, int E)
+{
+    const int parts = BLOCKS * share_of(E, 0) * 4, all = 4 * E + 2 * BLOCKS * n;
+    return parts > all ? parts : all;
+}
+
+/* This block's adjoints of edges, tiles of columns ascending, to the blocks whose share they are. */
+template <typename B> __device__ inline void send_edge_parts(const B &b)
+{
+    const float4 *adj = b.quads(b.a.at.edge_adj);
+#pragma unroll 1
+    for (int e = threadIdx.x; e < b.n_slots; e += THREADS) {
+        const int owner = e % BLOCKS;
+        float4 sum = adj[e];
+        for (int tile = 1; tile < b.tiles(); tile++) {
+            const float4 x = adj[tile * b.n_slots + e];
+            sum = make_float4(sum.x + x.x, sum.y + x.y, sum.z + x.z, sum.w + x.w);
+        }
+        float *to = b.exchange_now() + (b.rank * share_of(b.n_slots, owner) + e / BLOCKS) * 4;
+        send(to, owner, make_float2(sum.x, sum.y), b.arrivals_now());
+        send(to + 2, owner, make_float2(sum.z, sum.w), b.arrivals_now());
+    }
+}
+
+/* dE/dr of this block's share of the edges, to block 0. */
+template <typename B> __device__ inline void send_gradients(const B &b)
+{
+    const int share = share_of(b.n_slots, b.rank);
+    const float4 *parts = (const float4 *)b.exchange_before();
+#pragma unroll 1
+    for (int q = threadIdx.x; q < share; q += THREADS) {
+        const int e = q * BLOCKS + b.rank;
+        float4 sum = parts[q];
+#pragma unroll
+        for (int rank = 1; rank < BLOCKS; rank++) {
+            const float4 x = parts[rank * share + q];
+            sum = make_float4(sum.x + x.x, sum.y + x.y, sum.z + x.z, sum.w + x.w);
+        }
+        const float4 u = b.quads(b.a.at.edges)[e];
+        const float along = sum.x * u.x + sum.y * u.y + sum.z * u.z, inverse = 1 / u.w;
+        const float2 xy =
+            make_float2(sum.w * u.x + (sum.x - along * u.x) * inverse, sum.w * u.y + (sum.y - along * u.y) * inverse);
+        send(b.exchange_now() + 4 * e, 0, xy, b.arrivals_now());
+        send(b.exchange_now() + 4 * e + 2, 0, make_float2(sum.w * u.z + (sum.z - along * u.z) * inverse, 0),
+             b.arrivals_now());
+    }
+}
+
+/* Where the blocks' energies of rows arrive. */
+template <typename B> __device__ inline int energies_place(const B &b)
+{
+    return b.a.with_reverse ? 4 * b.n_slots : 0;
+}
+
+template <typename B> __device__ inline void send_energies(const B &b)
+{
+    float *to = b.exchange_now() + energies_place(b) + 2 * b.rank * b.n;
+    for (int row = threadIdx.x; row < b.n; row += THREADS)
+        send(to + 2 * row, 0, two(b.floats(b.a.at.energy) + 2 * row), b.arrivals_now()); /* the bits of a double */
+}
+
+template <typename B> __device__ inline void collect_energies(const B &b)
+{
+    const arguments &a = b.a;
+    const double *parts = (const double *)(b.exchange_before() + energies_place(b));
+    for (int row = threadIdx.x; row < b.n; row += THREADS) {
+        double sum = 0;
+        for (int rank = 0; rank < BLOCKS; rank++) sum += parts[rank * b.n + row];
+        sum = a.scale * (sum + a.readout1_bias) + a.atom_shift[b.ints(a.at.row_element)[row]];
+        b.doubles(a.at.energy)[row] = sum;
+        if (a.atom_energy) a.atom_energy[b.begin + row] = sum;
+        if (!isfinite(sum)) atomicMin(b.ints(a.at.bad) + 1, b.begin + row);
+    }
+}
+
+/* r (x) dE/dr of an edge, component [a][b] at 3 a + b. */
+__device__ inline double virial_of(const float4 &edge, const float4 &G, int c)
+{
+    const double u[3] = {edge.x, edge.y, edge.z}, gradient[3] = {G.x, G.y, G.z};
+    return u[c / 3] * (double)edge.w * gradient[c % 3];
+}
+
+/* A warp a row: virial of its own edges, force by its own edges and by those that name it. */
+template <typename B> __device__ inline void collect_rows(const B &b)
+{
+    const arguments &a = b.a;
+    const int lane = threadIdx.x % 32;
+    const float4 *gradients = (const float4 *)b.exchange_before(), *edges = b.quads(a.at.edges);
+#pragma unroll 1
+    for (int row = threadIdx.x / 32; row < b.n; row += WARPS) {
+        double sums[16] = {};
+#pragma unroll 1
+        for (int e = lane; e < b.n_slots; e += 32) {
+            const int rows = b.ints(a.at.edge_rows)[e];
+            const double own = rows >= 0 && centre_of(rows) == row;
+            const double sign = own - (rows >= 0 && neighbour_of(rows) == row);
+            if (own == 0 && sign == 0) continue;
+            const float4 G = gradients[e];
+#pragma unroll
+            for (int c = 0; c < 9; c++) sums[c] -= own * virial_of(edges[e], G, c);
+            sums[9] += sign * (double)G.x, sums[10] += sign * (double)G.y, sums[11] += sign * (double)G.z;
+        }
+        const double sum = transposed_sum(sums, lane);
+        if (lane % 2 == 0 && lane / 2 < ROW_VALUES) b.doubles(a.at.row_sums)[row * ROW_VALUES + lane / 2] = sum;
+        if (__any_sync(ALL_LANES, !isfinite(sum)) && lane == 0) atomicMin(b.ints(a.at.bad) + 1, b.begin + row);
+    }
+}
+
+/* The same for the virials of atoms: half of every edge that the row is an end of. */
+template <typename B> __device__ inline void collect_atom_virials(const B &b)
+{
+    const arguments &a = b.a;
+    const int lane = threadIdx.x % 32;
+#pragma unroll 1
+    for (int row = threadIdx.x / 32; row < b.n; row += WARPS) {
+        double sums[16] = {};
+#pragma unroll 1
+        for (int e = lane; e < b.n_slots; e += 32) {
+            const int rows = b.ints(a.at.edge_rows)[e];
+            if (rows < 0 || (centre_of(rows) != row && neighbour_of(rows) != row)) continue;
+            const double half = centre_of(rows) == neighbour_of(rows) ? 1 : 0.5; /* an image of itself: both ends */
+#pragma unroll
+            for (int c = 0; c < 9; c++)
+                sums[c] -= half * virial_of(b.quads(a.at.edges)[e], ((const float4 *)b.exchange_before())[e], c);
+        }
+        const double sum = transposed_sum(sums, lane);
+        if (lane % 2 == 0 && lane / 2 < 9) a.atom_virial[9 * (size_t)a.atom_of_row[b.begin + row] + lane / 2] = sum;
+    }
+}
+
+template <typename B> __device__ inline void write_results(const B &b, int structure)
+{
+    const arguments &a = b.a;
+    const double *row_sums = b.doubles(a.at.row_sums);
+    if (a.with_reverse)
+#pragma unroll 1
+        for (int q = threadIdx.x; q < 3 * b.n; q += THREADS)
+            a.forces[3 * (size_t)a.atom_of_row[b.begin + q / 3] + q % 3] = row_sums[q / 3 * ROW_VALUES + 9 + q % 3];
+    const int value = THREADS - 1 - (int)threadIdx.x; /* the last warp: the first has forces to write */
+    if (value < 10) {
+        double sum = 0;
+#pragma unroll 1
+        for (int row = 0; row < b.n; row++)
+            sum += value == 0       ? b.doubles(a.at.energy)[row]
+                   : a.with_reverse ? row_sums[row * ROW_VALUES + value - 1]
+                                    : 0;
+        a.sums[10 * (size_t)structure + value] = sum;
+    }
+    if (value == 10 || value == 11) a.marks[2 * (size_t)structure + value - 10] = b.ints(a.at.bad)[value - 10];
+}
+
+template <typename B> __device__ inline void results(B &b, int structure)
+{
+    int count = 2 * BLOCKS * b.n;
+    __syncthreads();
+    if (b.a.with_reverse) {
+        send_edge_parts(b);
+        exchange(b, BLOCKS * share_of(b.n_slots, b.rank) * 4);
+        send_gradients(b);
+        count += 4 * b.n_slots;
+    }
+    send_energies(b);
+    if (b.rank > 0) return; /* nobody sends to the others any more */
+    exchange(b, count);
+    collect_energies(b);
+    if (b.a.with_reverse) collect_rows(b);
+    if (b.a.atom_virial) collect_atom_virials(b);
+    __syncthreads();
+    write_results(b, structure);
+}
+
+} // namespace molecule
+} // namespace mlff
+
+#endif
