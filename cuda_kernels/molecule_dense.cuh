@@ -46,18 +46,33 @@ __device__ inline split_inputs split(float2 x0, float2 x1)
     return s;
 }
 
-/* sum += x w of 8 inputs */
-__device__ inline void multiply(float (&sum)[4], const split_inputs &x, const float (&w)[2])
-{
+/* Weights of 8 inputs, in two. */
+struct split_weights {
     uint32_t hi[2], lo[2];
-    split_number(w[0], hi[0], lo[0]);
-    split_number(w[1], hi[1], lo[1]);
+};
+
+__device__ inline split_weights split(float w0, float w1)
+{
+    split_weights s;
+    split_number(w0, s.hi[0], s.lo[0]);
+    split_number(w1, s.hi[1], s.lo[1]);
+    return s;
+}
+
+/* sum += x w of 8 inputs */
+__device__ inline void multiply(float (&sum)[4], const split_inputs &x, const split_weights &w)
+{
     float product[4] = {0, 0, 0, 0};
-    mma_tf32(product, x.lo, hi);
-    mma_tf32(product, x.hi, lo);
-    mma_tf32(product, x.hi, hi);
+    mma_tf32(product, x.lo, w.hi);
+    mma_tf32(product, x.hi, w.lo);
+    mma_tf32(product, x.hi, w.hi);
 #pragma unroll
     for (int q = 0; q < 4; q++) sum[q] += product[q];
+}
+
+__device__ inline void multiply(float (&sum)[4], const split_inputs &x, const float (&w)[2])
+{
+    multiply(sum, x, split(w[0], w[1]));
 }
 
 /* Own column v of `parts` parts one behind the other: its column in the matrix. */
