@@ -2,9 +2,9 @@
 #ifndef MLFF_CUDA_MOLECULE_DENSE_CUH
 #define MLFF_CUDA_MOLECULE_DENSE_CUH
 /*
- * Dense layers of a cluster, through the matrix units in three TF32 products (mma.cuh). Each weight is needed once a block,
- * so it goes from L2 straight to the register of the lane that multiplies with it, while the layer before is worked on.
- * Of 8 inputs lane t has numbers 2t and 2t + 1, in one load: the order of a sum's terms is free.
+ * Dense layers of a cluster, through the matrix units in three TF32 products (mma.cuh). Each weight is needed once a
+ * block, so it goes from L2 straight to the register of the lane that multiplies with it, while the layer before is
+ * worked on. Of 8 inputs lane t has numbers 2t and 2t + 1, in one load: the order of a sum's terms is free.
  *
  * Order   gathered: 8 inputs at a time ascending within a slice, slices ascending; scattered: inputs ascending, blocks
  *         ascending. Sums beyond 8 inputs are ordinary additions: the units cut off what they add.
@@ -26,9 +26,9 @@ struct split_inputs {
     uint32_t hi[4], lo[4];
 };
 
-/* As split_tf32, which is seven instructions, in three: the units cut lo off to 11 bits, 2^-23 of the number at most. (Rounded
- * instead, forces of the fixtures are as near the CPU's double: 3.0e-7 against 2.8e-7, relative, geometric mean, emulated.) A
- * number that is none stays so in lo. */
+/* As split_tf32, which is seven instructions, in three: the units cut lo off to 11 bits, 2^-23 of the number at most.
+ * (Rounded instead, forces of the fixtures are as near the CPU's double: 3.0e-7 against 2.8e-7, relative, geometric
+ * mean, emulated.) A number that is none stays so in lo. */
 __device__ inline void split_number(float x, uint32_t &hi, uint32_t &lo)
 {
     hi = (__float_as_uint(x) + 0x1000u) & 0xffffe000u;
@@ -163,8 +163,8 @@ struct slice_sums {
     }
 };
 
-/* A gathered layer of `rows` rows of x; finish(begin, rows, sums) for each chunk, when its sums are there. Ends without a
- * barrier. */
+/* A gathered layer of `rows` rows of x; finish(begin, rows, sums) for each chunk, when its sums are there. Ends without
+ * a barrier. */
 template <int STEPS, int TILES, typename Finish, typename B>
 __device__ inline void gathered(const B &b, const warp_weights<STEPS, TILES> &w, const float *x, int x_stride,
                                 int inputs, int columns, int rows, Finish finish)

@@ -2,13 +2,13 @@
 #ifndef MLFF_CUDA_MOLECULE_MESSAGE_CUH
 #define MLFF_CUDA_MOLECULE_MESSAGE_CUH
 /*
- * Messages of interactions l >= 1 and their reverse (docs/equations.md), own columns, in a block's memory: nothing is exchanged.
- * A warp has 8 columns of a row: filters of 16 of its edges at a time are a product of radial functions and weights
- * through the matrix units, and are used where they come out, lane (g, t) having edges g and g + 8 and columns 2t, 2t + 1 of all
- * three parts. Where no row has more than 8 edges a warp takes two rows.
+ * Messages of interactions l >= 1 and their reverse (docs/equations.md), own columns, in a block's memory: nothing is
+ * exchanged. A warp has 8 columns of a row: filters of 16 of its edges at a time are a product of radial functions and
+ * weights through the matrix units, and are used where they come out, lane (g, t) having edges g and g + 8 and columns
+ * 2t, 2t + 1 of all three parts. Where no row has more than 8 edges a warp takes two rows.
  *
- * Order   16 edges at a time ascending, edges g and g + 8, a fixed tree over the lanes' g. An edge's sums over columns: a
- *         fixed tree over 8, layers in their order, tiles of columns ascending, blocks ascending.
+ * Order   16 edges at a time ascending, edges g and g + 8, a fixed tree over the lanes' g. An edge's sums over columns:
+ *         a fixed tree over 8, layers in their order, tiles of columns ascending, blocks ascending.
  */
 #include "molecule_edges.cuh"
 
@@ -17,8 +17,8 @@ namespace mlff
 namespace molecule
 {
 
-/* A layer's filter, own columns, [steps of 8][filter_stride], parts one behind the other; there after wait_for_copies() and a
- * barrier. Beyond function K are zeros from the beginning. */
+/* A layer's filter, own columns, [steps of 8][filter_stride], parts one behind the other; there after wait_for_copies()
+ * and a barrier. Beyond function K are zeros from the beginning. */
 template <typename B> __device__ inline void load_filter(const B &b, int l)
 {
     const arguments &a = b.a;
@@ -60,8 +60,8 @@ template <typename B> __device__ inline edge_pair edges_of(const B &b, int task,
     return p;
 }
 
-/* W[table][part] of a warp's 16 edges and 8 columns from f0 on, as lanes have them: (g, 2t) (g, 2t+1) (g+8, 2t) (g+8, 2t+1); from
- * phi, and from dphi for the second table. */
+/* W[table][part] of a warp's 16 edges and 8 columns from f0 on, as lanes have them: (g, 2t) (g, 2t+1) (g+8, 2t) (g+8,
+ * 2t+1); from phi, and from dphi for the second table. */
 template <int TABLES, typename B>
 __device__ inline void make_filters(const B &b, const edge_pair &p, int f0, float (&W)[TABLES][3][4])
 {

@@ -36,7 +36,8 @@ static inline void randomise(tiny_model *tiny)
     }
 }
 
-/* sizes: features, interactions, readout_features, vector_bias, bessel, and radial_functions or 0 for 12. Three elements. */
+/* sizes: features, interactions, readout_features, vector_bias, bessel, and radial_functions or 0 for 12. Three
+ * elements. */
 static inline mlff_model *random_model(const tiny_options *sizes)
 {
     tiny_options options = tiny_gaussian;
