@@ -1,16 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Small structures: everything of an evaluation, edges to forces, in one launch, a cluster of blocks a structure
- * (molecule.cuh). The general path has a launch a layer, in which a structure of 9 atoms keeps one block busy and the others
- * out of work. Formulas are those of the layers' own files (docs/equations.md); in precision mixed too everything is float.
+ * (molecule.cuh). The general path has a launch a layer, in which a structure of 9 atoms keeps one block busy and the
+ * others out of work. Formulas are those of the layers' own files (docs/equations.md); in precision mixed too
+ * everything is float.
  *
- * Launch   BLOCKS blocks a structure, 512 threads; 128 features have code of their own. Positions are read from, and results written
- *          to, the host's pinned memory: a copy each way would take as long as a layer. Nothing of a launch is kept for the next,
- *          so there is nothing to record (recording.cuh), and a new list costs nothing here.
- * Bytes    each weight once a cluster each way: 120 F^2 bytes a layer, 5.9 MB with F = 128, L = 3, from L2; between blocks
- *          9 F floats a row and layer l >= 1 forward, to each block, and 8 F in reverse.
- * Cost     15 F^2 multiply-adds a row and layer each way, three products each, in tiles of 16 rows; filters 3 F (K + 1) an edge
- *          forward, twice that in reverse. 10 exchanges a layer (7 in the first), 3 more.
+ * Launch   BLOCKS blocks a structure, 512 threads; 128 features have code of their own. Positions are read from, and
+ *          results written to, the host's pinned memory: a copy each way would take as long as a layer. Nothing of a
+ *          launch is kept for the next, so there is nothing to record (recording.cuh), and a new list costs nothing
+ *          here.
+ * Bytes    each weight once a cluster each way: 120 F^2 bytes a layer, 5.9 MB with F = 128, L = 3, from L2; a row and
+ *          layer l >= 1: 8 F floats into each block forward, 2 F in reverse and 5 F / BLOCKS from each block.
+ * Cost     15 F^2 multiply-adds a row and layer each way, three products each, in tiles of 16 rows; filters 3 F (K + 1)
+ *          an edge forward, twice that in reverse. 10 exchanges a layer (7 in the first), 3 more.
  * Share    not measured yet.
  * Order    fixed (molecule_*.cuh), and of the structure alone: the same bits in any company.
  */
@@ -27,8 +29,8 @@ namespace mlff
 
 using namespace molecule;
 
-/* Clusters of a call are at most so many times those that run at the same time: beyond that a machine that is full with the
- * general path is faster, because it reads a weight once for many rows. Not measured yet. */
+/* Clusters of a call are at most so many times those that run at the same time: beyond that a machine that is full with
+ * the general path is faster, because it reads a weight once for many rows. Not measured yet. */
 constexpr int MOST_WAVES = 8;
 constexpr int MOST_STRUCTURES = 1024;
 constexpr int MOST_CANDIDATES = 4096; /* of a structure */
@@ -210,8 +212,8 @@ template <typename T> static int model_suits(const state<T> *s)
            s->w.F % (2 * BLOCKS) == 0 && s->w.H % (2 * BLOCKS) == 0 && (s->w.K + 2) / 2 * 2 <= MOST_INPUTS;
 }
 
-/* Clusters that run at the same time with so much shared memory; 0: none, also where the device has no clusters. Allows the
- * kernel all that a block may have: other evaluators launch it too. */
+/* Clusters that run at the same time with so much shared memory; 0: none, also where the device has no clusters. Allows
+ * the kernel all that a block may have: other evaluators launch it too. */
 static int clusters_at_a_time(molecule_function kernel, size_t shared_bytes, int most_bytes)
 {
     int device = 0, major = 0, n = 0;

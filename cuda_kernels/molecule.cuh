@@ -2,17 +2,19 @@
 #ifndef MLFF_CUDA_MOLECULE_CUH
 #define MLFF_CUDA_MOLECULE_CUH
 /*
- * A whole evaluation of a small structure by one cluster of blocks, in one launch (molecule.cu): what host and device agree on.
+ * A whole evaluation of a small structure by one cluster of blocks, in one launch (molecule.cu): what host and device
+ * agree on.
  *
- * Every block owns F / BLOCKS feature columns of every row: messages, products and slopes are made where their columns are.
- * A dense layer sees all columns, in one of two ways:
+ * Every block owns F / BLOCKS feature columns of every row: messages, products and slopes are made where their columns
+ * are. A dense layer sees all columns, in one of two ways:
  *   gathered    its input was put into every block's memory; a block makes its own columns of the output
  *   scattered   a block multiplies its own columns of the input and sends each output column's part to its owner, which
  *               adds the parts in the order of blocks: where the input is wider than the output (2F or 3F to F)
- * Both take one exchange: a block waits until so many bytes have arrived. Two buffers take turns. A block sends into a buffer for
- * the second time only when it has everything of the exchange between, which every block sends after it has read the first:
- * nothing is overwritten before it was read, and within a block too who has waited knows that its other threads have read
- * what they sent from. Nothing else orders threads; where they read each other's values there is a barrier of the block.
+ * Both take one exchange: a block waits until so many bytes have arrived. Two buffers take turns. A block sends into a
+ * buffer for the second time only when it has everything of the exchange between, which every block sends after it has
+ * read the first: nothing is overwritten before it was read, and within a block too who has waited knows that its other
+ * threads have read what they sent from. Nothing else orders threads; where they read each other's values there is a
+ * barrier of the block.
  */
 #include "cluster.cuh"
 #include "radial.cuh"

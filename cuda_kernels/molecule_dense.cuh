@@ -2,9 +2,9 @@
 #ifndef MLFF_CUDA_MOLECULE_DENSE_CUH
 #define MLFF_CUDA_MOLECULE_DENSE_CUH
 /*
- * Dense layers of a cluster, through the matrix units in three TF32 products (mma.cuh). Each weight is needed once a block,
- * so it goes from L2 straight to the register of the lane that multiplies with it, while the layer before is worked on.
- * Of 8 inputs lane t has numbers 2t and 2t + 1, in one load: the order of a sum's terms is free.
+ * Dense layers of a cluster, through the matrix units in three TF32 products (mma.cuh). Each weight is needed once a
+ * block, so it goes from L2 straight to the register of the lane that multiplies with it, while the layer before is
+ * worked on. Of 8 inputs lane t has numbers 2t and 2t + 1, in one load: the order of a sum's terms is free.
  *
  * Order   gathered: 8 inputs at a time ascending within a slice, slices ascending; scattered: inputs ascending, blocks
  *         ascending. Sums beyond 8 inputs are ordinary additions: the units cut off what they add.
@@ -26,9 +26,9 @@ struct split_inputs {
     uint32_t hi[4], lo[4];
 };
 
-/* As split_tf32, which is seven instructions, in three: the units cut lo off to 11 bits, 2^-23 of the number at most. (Rounded
- * instead, forces of the fixtures are as near the CPU's double: 3.0e-7 against 2.8e-7, relative, geometric mean, emulated.) A
- * number that is none stays so in lo. */
+/* As split_tf32, which is seven instructions, in three: the units cut lo off to 11 bits, 2^-23 of the number at most.
+ * (Rounded instead, forces of the fixtures are as near the CPU's double: 3.0e-7 against 2.8e-7, relative, geometric
+ * mean, emulated.) A number that is none stays so in lo. */
 __device__ inline void split_number(float x, uint32_t &hi, uint32_t &lo)
 {
     hi = (__float_as_uint(x) + 0x1000u) & 0xffffe000u;
@@ -46,18 +46,33 @@ __device__ inline split_inputs split(float2 x0, float2 x1)
     return s;
 }
 
-/* sum += x w of 8 inputs */
-__device__ inline void multiply(float (&sum)[4], const split_inputs &x, const float (&w)[2])
-{
+/* Weights of 8 inputs, in two. */
+struct split_weights {
     uint32_t hi[2], lo[2];
-    split_number(w[0], hi[0], lo[0]);
-    split_number(w[1], hi[1], lo[1]);
+};
+
+__device__ inline split_weights split(float w0, float w1)
+{
+    split_weights s;
+    split_number(w0, s.hi[0], s.lo[0]);
+    split_number(w1, s.hi[1], s.lo[1]);
+    return s;
+}
+
+/* sum += x w of 8 inputs */
+__device__ inline void multiply(float (&sum)[4], const split_inputs &x, const split_weights &w)
+{
     float product[4] = {0, 0, 0, 0};
-    mma_tf32(product, x.lo, hi);
-    mma_tf32(product, x.hi, lo);
-    mma_tf32(product, x.hi, hi);
+    mma_tf32(product, x.lo, w.hi);
+    mma_tf32(product, x.hi, w.lo);
+    mma_tf32(product, x.hi, w.hi);
 #pragma unroll
     for (int q = 0; q < 4; q++) sum[q] += product[q];
+}
+
+__device__ inline void multiply(float (&sum)[4], const split_inputs &x, const float (&w)[2])
+{
+    multiply(sum, x, split(w[0], w[1]));
 }
 
 /* Own column v of `parts` parts one behind the other: its column in the matrix. */
@@ -148,8 +163,8 @@ struct slice_sums {
     }
 };
 
-/* A gathered layer of `rows` rows of x; finish(begin, rows, sums) for each chunk, when its sums are there. Ends without a
- * barrier. */
+/* A gathered layer of `rows` rows of x; finish(begin, rows, sums) for each chunk, when its sums are there. Ends without
+ * a barrier. */
 template <int STEPS, int TILES, typename Finish, typename B>
 __device__ inline void gathered(const B &b, const warp_weights<STEPS, TILES> &w, const float *x, int x_stride,
                                 int inputs, int columns, int rows, Finish finish)

@@ -2,11 +2,12 @@
 #ifndef MLFF_CUDA_MOLECULE_EDGES_CUH
 #define MLFF_CUDA_MOLECULE_EDGES_CUH
 /*
- * Rows, edges and radial functions of a structure, and the first message (first_message.cu, docs/equations.md), in a block's
- * memory. Every block makes all edges; radial functions too, unless they go to global memory, where each block makes a share.
+ * Rows, edges and radial functions of a structure, and the first message (first_message.cu, docs/equations.md), in a
+ * block's memory. Every block makes all edges; radial functions too, unless they go to global memory, where each block
+ * makes a share.
  *
- * Order   edges as candidates; coefficients: a row's edges ascending; sums over own columns of adjoints ascending; an edge's
- *         sums over functions: a lane's ascending, then a fixed tree over 8 lanes.
+ * Order   edges as candidates; coefficients: a row's edges ascending; sums over own columns of adjoints ascending; an
+ *         edge's sums over functions: a lane's ascending, then a fixed tree over 8 lanes.
  */
 #include "molecule_dense.cuh"
 
@@ -20,7 +21,8 @@ constexpr int EDGE_LANES = 8; /* on the functions of an edge */
 
 /* ---------------------------------------------------------------------------------------- rows and edges */
 
-/* A thread a row; elements of the structure are numbered ascending, so that no sum depends on who else is in the call. */
+/* A thread a row; elements of the structure are numbered ascending, so that no sum depends on who else is in the call.
+ * */
 template <typename B> __device__ inline void read_rows(B &b)
 {
     const arguments &a = b.a;
@@ -121,8 +123,8 @@ template <typename B> __device__ inline void make_tables(const B &b)
 
 /* ----------------------------------------------------------------------------------------- first message */
 
-/* Coefficients of elements z0 .. z0 + slots - 1: [n] of phi, then [n][3] of phi u, each [slots][paired]. They lie in the
- * exchange buffer that nobody sends to. */
+/* Coefficients of elements z0 .. z0 + slots - 1: [n] of phi, then [n][3] of phi u, each [slots][paired]. They lie in
+ * the exchange buffer that nobody sends to. */
 template <typename B> __device__ inline float *coefficients_of(const B &b)
 {
     return b.exchange_before();

@@ -68,8 +68,8 @@ __device__ inline void put_hidden(const B &b, const slice_sums &sums, int begin,
 
 /* ----------------------------------------------------------------------------------------------- context */
 
-/* From s of all, which has arrived; `w` are the weights of context0. Ends with features and filter in their places, and the
- * weights of V and U in `mix`. */
+/* From s of all, which has arrived; `w` are the weights of context0. Ends with features and filter in their places, and
+ * the weights of V and U in `mix`. */
 template <typename B> __device__ inline void context(B &b, int l, const warp_weights<2, 1> &w, warp_weights<2, 2> &mix)
 {
     const arguments &a = b.a;
@@ -147,8 +147,8 @@ template <typename B> __device__ inline void put_update(const B &b, int l, const
     });
 }
 
-/* From v of all, which has arrived; `w` are the weights of V and U, load_next() loads those of the layer after. Ends with s on
- * its way to all. */
+/* From v of all, which has arrived; `w` are the weights of V and U, load_next() loads those of the layer after. Ends
+ * with s on its way to all. */
 template <typename B, typename LoadNext>
 __device__ inline void update(B &b, int l, const warp_weights<2, 2> &w, LoadNext load_next)
 {

@@ -2,13 +2,13 @@
 #ifndef MLFF_CUDA_MOLECULE_MESSAGE_CUH
 #define MLFF_CUDA_MOLECULE_MESSAGE_CUH
 /*
- * Messages of interactions l >= 1 and their reverse (docs/equations.md), own columns, in a block's memory: nothing is exchanged.
- * A warp has 8 columns of a row: filters of 16 of its edges at a time are a product of radial functions and weights
- * through the matrix units, and are used where they come out, lane (g, t) having edges g and g + 8 and columns 2t, 2t + 1 of all
- * three parts. Where no row has more than 8 edges a warp takes two rows.
+ * Messages of interactions l >= 1 and their reverse (docs/equations.md), own columns, in a block's memory: nothing is
+ * exchanged. A warp has 8 columns of a row: filters of 16 of its edges at a time are a product of radial functions and
+ * weights through the matrix units, and are used where they come out, lane (g, t) having edges g and g + 8 and columns
+ * 2t, 2t + 1 of all three parts. Where no row has more than 8 edges a warp takes two rows.
  *
- * Order   16 edges at a time ascending, edges g and g + 8, a fixed tree over the lanes' g. An edge's sums over columns: a
- *         fixed tree over 8, layers in their order, tiles of columns ascending, blocks ascending.
+ * Order   16 edges at a time ascending, edges g and g + 8, a fixed tree over the lanes' g. An edge's sums over columns:
+ *         a fixed tree over 8, layers in their order, tiles of columns ascending, blocks ascending.
  */
 #include "molecule_edges.cuh"
 
@@ -17,8 +17,8 @@ namespace mlff
 namespace molecule
 {
 
-/* A layer's filter, own columns, [steps of 8][filter_stride], parts one behind the other; there after wait_for_copies() and a
- * barrier. Beyond function K are zeros from the beginning. */
+/* A layer's filter, own columns, [steps of 8][filter_stride], parts one behind the other; there after wait_for_copies()
+ * and a barrier. Beyond function K are zeros from the beginning. */
 template <typename B> __device__ inline void load_filter(const B &b, int l)
 {
     const arguments &a = b.a;
@@ -60,9 +60,10 @@ template <typename B> __device__ inline edge_pair edges_of(const B &b, int task,
     return p;
 }
 
-/* W[part] of a warp's 16 edges and 8 columns from f0 on, as lanes have them: (g, 2t) (g, 2t+1) (g+8, 2t) (g+8, 2t+1). */
-template <typename B>
-__device__ inline void make_filters(const B &b, const float *table, const edge_pair &p, int f0, float (&W)[3][4])
+/* W[table][part] of a warp's 16 edges and 8 columns from f0 on, as lanes have them: (g, 2t) (g, 2t+1) (g+8, 2t) (g+8,
+ * 2t+1); from phi, and from dphi for the second table. */
+template <int TABLES, typename B>
+__device__ inline void make_filters(const B &b, const edge_pair &p, int f0, float (&W)[TABLES][3][4])
 {
     const arguments &a = b.a;
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, own = b.own(), stride = filter_stride(3 * own);
@@ -70,17 +71,23 @@ __device__ inline void make_filters(const B &b, const float *table, const edge_p
     __syncwarp(); /* the units want all lanes together */
     const float *weights = b.floats(a.at.filter) + 2 * t * stride + f0 + (has_column ? g : 0);
 #pragma unroll
-    for (int part = 0; part < 3; part++) W[part][0] = W[part][1] = W[part][2] = W[part][3] = 0;
+    for (int q = 0; q < TABLES * 12; q++) W[q / 12][q / 4 % 3][q % 4] = 0;
 #pragma unroll 1
     for (int k = 0; k < a.w.functions; k += 8) {
-        const float2 zero = make_float2(0, 0);
-        const split_inputs x = split(p.edge[0] < 0 ? zero : two(table + p.edge[0] * a.w.table + k + 2 * t),
-                                     p.edge[1] < 0 ? zero : two(table + p.edge[1] * a.w.table + k + 2 * t));
+        split_inputs x[TABLES];
+#pragma unroll
+        for (int table = 0; table < TABLES; table++) {
+            const float *from = tables_of(b) + table * a.at.slots * a.w.table + k + 2 * t;
+            const float2 zero = make_float2(0, 0);
+            x[table] = split(p.edge[0] < 0 ? zero : two(from + p.edge[0] * a.w.table),
+                             p.edge[1] < 0 ? zero : two(from + p.edge[1] * a.w.table));
+        }
 #pragma unroll
         for (int part = 0; part < 3; part++) {
             const float *from = weights + k * stride + part * own;
-            const float w[2] = {has_column ? from[0] : 0, has_column ? from[stride] : 0};
-            multiply(W[part], x, w);
+            const split_weights w = split(has_column ? from[0] : 0, has_column ? from[stride] : 0);
+#pragma unroll
+            for (int table = 0; table < TABLES; table++) multiply(W[table][part], x[table], w);
         }
     }
 }
@@ -100,8 +107,9 @@ __device__ inline void add_messages(const B &b, const layer_memory &m, const edg
 {
     const arguments &a = b.a;
     const int t = threadIdx.x % 4, own = b.own(), f = min(f0 + 2 * t, own - 2), stride = stride_of(5 * own);
-    float W[3][4];
-    make_filters(b, tables_of(b), p, f0, W);
+    float filters[1][3][4];
+    make_filters(b, p, f0, filters);
+    const float(&W)[3][4] = filters[0];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         if (p.edge[half] < 0) continue;
@@ -175,10 +183,9 @@ __device__ inline void add_message_adjoints(const B &b, const layer_memory &m, c
 {
     const arguments &a = b.a;
     const int t = threadIdx.x % 4, own = b.own(), f0 = 8 * tile, f = min(f0 + 2 * t, own - 2);
-    const float *phi = tables_of(b);
-    float W[3][4], dW[3][4];
-    make_filters(b, phi, p, f0, W);
-    make_filters(b, phi + a.at.slots * a.w.table, p, f0, dW);
+    float filters[2][3][4];
+    make_filters(b, p, f0, filters);
+    const float(&W)[3][4] = filters[0], (&dW)[3][4] = filters[1];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         float4 edge_adj = make_float4(0, 0, 0, 0);

@@ -2,9 +2,9 @@
 #ifndef MLFF_CUDA_MOLECULE_RESULTS_CUH
 #define MLFF_CUDA_MOLECULE_RESULTS_CUH
 /*
- * Energies, forces and virial of a structure (docs/equations.md, forces.cu), to where the host reads them. Each block has the
- * adjoints of all edges from its own columns; each adds up all blocks' for a share of the edges, and block 0 makes the sums
- * over edges. In double but for the former.
+ * Energies, forces and virial of a structure (docs/equations.md, forces.cu), to where the host reads them. Each block
+ * has the adjoints of all edges from its own columns; each adds up all blocks' for a share of the edges, and block 0
+ * makes the sums over edges. In double but for the former.
  *
  * Order   parts of blocks ascending; a row: a lane's edges ascending, then a fixed tree over 32 lanes; rows ascending.
  */
@@ -22,7 +22,8 @@ __host__ __device__ inline int share_of(int n_slots, int rank)
     return (n_slots - rank + BLOCKS - 1) / BLOCKS;
 }
 
-/* Floats of the exchange buffers: parts of a share [BLOCKS][share][4]; gradients [E][4], then energies [BLOCKS][n] in double. */
+/* Floats of the exchange buffers: parts of a share [BLOCKS][share][4]; gradients [E][4], then energies [BLOCKS][n] in
+ * double. */
 __host__ __device__ inline int results_floats(int n, int E)
 {
     const int parts = BLOCKS * share_of(E, 0) * 4, all = 4 * E + 2 * BLOCKS * n;

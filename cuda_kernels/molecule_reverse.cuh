@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #ifndef MLFF_CUDA_MOLECULE_REVERSE_CUH
 #define MLFF_CUDA_MOLECULE_REVERSE_CUH
-/* The layers in reverse, mirrored (docs/equations.md): adjoints of the state, own columns, [n][stride_of(4 own)] s, v. */
+/* The layers in reverse, mirrored (docs/equations.md): adjoints of the state, own columns, [n][stride_of(4 own)] s, v.
+ * */
 #include "molecule_layers.cuh"
 
 namespace mlff
@@ -82,8 +83,8 @@ __device__ inline void put_products_reverse(const B &b, int l, const slice_sums 
     });
 }
 
-/* Layer l's update, from the operand y_adj; `w` are the weights of dense1's reverse. Ends with v_adj and s_adj of its inputs in
- * `adj`; load_next() loads for the layer before. */
+/* Layer l's update, from the operand y_adj; `w` are the weights of dense1's reverse. Ends with v_adj and s_adj of its
+ * inputs in `adj`; load_next() loads for the layer before. */
 template <typename B, typename LoadNext>
 __device__ inline void update_reverse(B &b, int l, const warp_weights<6, 1> &w, float *adj, LoadNext load_next)
 {
@@ -113,8 +114,8 @@ __device__ inline void update_reverse(B &b, int l, const warp_weights<6, 1> &w, 
     __syncthreads();
 }
 
-/* Layer l's context, from the operand x_adj; `w` are the weights of context1's reverse, `next` is filled with those of the update
- * before, for which y_adj is made. */
+/* Layer l's context, from the operand x_adj; `w` are the weights of context1's reverse, `next` is filled with those of
+ * the update before, for which y_adj is made. */
 template <typename B>
 __device__ inline void context_reverse(B &b, int l, const warp_weights<6, 1> &w, float *adj, warp_weights<6, 1> &next)
 {
@@ -138,7 +139,8 @@ __device__ inline void context_reverse(B &b, int l, const warp_weights<6, 1> &w,
     __syncthreads();
 }
 
-/* Everything after the readout; `w` are the weights of readout0's reverse. Adjoints of edges are complete but for the other blocks' columns. */
+/* Everything after the readout; `w` are the weights of readout0's reverse. Adjoints of edges are complete but for the
+ * other blocks' columns. */
 template <typename B> __device__ inline void reverse(B &b, const warp_weights<4, 1> &w)
 {
     const arguments &a = b.a;

@@ -284,11 +284,11 @@ template <typename T> mlff_status limit_distances(state<T> *s, mlff_error *error
 template <typename T> mlff_status short_range(state<T> *s, mlff_error *error);
 template <typename T> mlff_status forces(state<T> *s, int with_atom_virial, mlff_error *error);
 
-/* Small structures by one launch: whether the graph that was sent is of such; all of an evaluation, with its results in pinned memory, where they lie as they lie on the device behind bad_row, and virials of atoms;
- * once it has ended, the marks of structures as those of rows. */
+/* Small structures by one launch: whether the graph that was sent is of such; all of an evaluation, with its results in
+ * pinned memory, where they lie as they lie on the device behind bad_row, and virials of atoms; once it has ended, the
+ * marks of structures as those of rows. */
 template <typename T> mlff_status molecules_plan(state<T> *s, mlff_error *error);
-template <typename T>
-mlff_status molecules_evaluate(state<T> *s, char *results, char *atom_virials, mlff_error *error);
+template <typename T> mlff_status molecules_evaluate(state<T> *s, char *results, char *atom_virials, mlff_error *error);
 template <typename T> void molecules_mark(const state<T> *s, char *results);
 
 } // namespace mlff

@@ -38,7 +38,8 @@ static inline void randomise(tiny_model *tiny, double filter_size)
     }
 }
 
-/* sizes: features, interactions, readout_features, vector_bias, bessel, and radial_functions or 0 for 12. Three elements. */
+/* sizes: features, interactions, readout_features, vector_bias, bessel, and radial_functions or 0 for 12. Three
+ * elements. */
 static inline mlff_model *random_model(const tiny_options *sizes, double filter_size)
 {
     tiny_options options = tiny_gaussian;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Small structures, which a GPU evaluates in a way of their own (cuda_kernels/molecule.cu): any width, depth, radial functions
- * and number of atoms that this way takes, and what lies beside it, against the CPU's double.
+ * Small structures, which a GPU evaluates in a way of their own (cuda_kernels/molecule.cu): any width, depth, radial
+ * functions and number of atoms that this way takes, and what lies beside it, against the CPU's double.
  */
 #include "random_model.h"
 #include "support.h"
