@@ -172,11 +172,11 @@ __device__ inline void forward_rows(const matrix_arguments &a, const T *__restri
                 forward_slice<T, true>(a, stage, weights, features, edges.edge, phi, tiles, column, sum);
             else
                 forward_slice<T, false>(a, stage, weights, features, edges.edge, phi, tiles, column, sum);
-            give_back(&shared.stage_empty[slice_ring.buffer]);
+            barrier_arrive(&shared.stage_empty[slice_ring.buffer]);
             const float2 part = sum_over_rows(sum, threadIdx.x % 32 / 4);
             if (writes) to.store(column, old, part, a.scale);
         }
-        give_back(&shared.pass_empty[pass_ring.buffer]);
+        barrier_arrive(&shared.pass_empty[pass_ring.buffer]);
     }
 }
 
@@ -379,12 +379,12 @@ __device__ inline void reverse_rows(const matrix_arguments &a, T *features, cons
             else
                 reverse_slice<T, false>(a, fragments, stage, weights, edges.edge, adj, tiles, column, x, x_adj,
                                         to_edges);
-            give_back(&shared.stage_empty[slice_ring.buffer]);
+            barrier_arrive(&shared.stage_empty[slice_ring.buffer]);
             if (row < a.N)
                 add_feature_adjoints(a.F, a.scale, begin > 0, more, x_adj, features + own + column, sums + column);
         }
         add_edge_adjoints(edge_adj + first, edges, left, a.scale / adjoint_scale<T>, to_edges);
-        give_back(&shared.pass_empty[pass_ring.buffer]);
+        barrier_arrive(&shared.pass_empty[pass_ring.buffer]);
     }
 }
 
