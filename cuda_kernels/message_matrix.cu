@@ -199,17 +199,17 @@ __device__ inline void forward_rows(const matrix_arguments &a, const __half *__r
         const int row = pass.cluster * ROWS + warp, begin = pass.begin, left = pass.edges[warp] - begin,
                   tiles = tiles_of(left);
         const bool all_seated = pass.all_seated;
-        uint4 phi[TILES][PARTS];
+        radial_pairs phi[TILES];
         mixed_edges own;
-        radial_fragments<__half, GAUSSIAN>(a, shared.table, edges, left, tiles, phi);
+        make_radial_pairs<GAUSSIAN>(a, shared.table, edges, left, tiles, phi);
         own.load(edges, tiles);
-        const mixed_part to(row, a.F, begin > 0 ? v_out : v_in, v_out, s, row < a.N && (begin == 0 || tiles > 0));
+        const mixed_part to(row, a.F, row < a.N && (begin == 0 || tiles > 0));
         for (int slice = 0; slice < slices; slice++, slice_ring.advance()) {
             const int column = slice * COLUMNS;
-            two_columns old[2];
-            to.load(column, old);
+            uint32_t old[4];
+            to.load(begin > 0 ? v_out : v_in, s, a.F, column, old);
             barrier_wait(&shared.stage_full[slice_ring.buffer], slice_ring.parity);
-            float sum[2][4] = {};
+            float sum[4] = {};
             const char *stage = shared.stage[slice_ring.buffer];
             const uint2 *weights = shared.weights[slice_ring.buffer];
             if (all_seated)
@@ -217,7 +217,7 @@ __device__ inline void forward_rows(const matrix_arguments &a, const __half *__r
             else
                 mixed_slice<false>(a, stage, weights, features, edges, own, phi, tiles, column, sum);
             barrier_arrive(&shared.stage_empty[slice_ring.buffer]);
-            to.store(column, old, sum, a.scale);
+            to.store(v_out, s, a.F, column, old, sum, a.scale);
         }
         barrier_arrive(&shared.pass_empty[pass_ring.buffer]);
     }
@@ -498,8 +498,8 @@ static mlff_status arguments_of(state<T> *s, int l, bool reverse, matrix_argumen
           s->w.F,
           (s->N + rows - 1) / rows,
           radial_of(s->w),
-          reverse || sizeof(T) == sizeof(float) ? w.fragments : w.fragments_transposed,
-          reverse || sizeof(T) == sizeof(float) ? w.fragment_scale : w.transposed_scale,
+          reverse || sizeof(T) == sizeof(float) ? w.fragments : w.mixed_fragments,
+          reverse || sizeof(T) == sizeof(float) ? w.fragment_scale : w.mixed_scale,
           s->first,
           s->count,
           s->edge_row,

@@ -8,9 +8,9 @@
  * Filters  W^T [16 columns x 8 edges] = weights^T [16 x 21] phi^T [21 x 8]: the fragments of message_matrix.cu with the roles of
  *          the two operands changed. Lane 4g + t is left with columns g and 8 + g of edges 2t and 2t + 1.
  * Products with the neighbours' columns, which ldmatrix.trans brings in the same order.
- * Sums     [4 x 16 edges] [16 edges x 8 columns], single: rows s, v_x, v_y, v_z of the left side are ones, or an edge's
- *          direction for the plane that is multiplied by it. A lane with g < 4 is left with two neighbouring columns of vector
- *          g of each half of the slice: nothing is left to add up between lanes.
+ * Sums     [16 columns x 16 edges] [16 edges x 4 vectors], single: the right side's columns s, v_x, v_y, v_z are ones, or an
+ *          edge's direction for the plane that is multiplied by it. A lane with t < 2 is left with vectors 2t and 2t + 1 of
+ *          columns g and 8 + g: nothing is left to add up between lanes.
  */
 #include "message_stage.cuh"
 
@@ -26,6 +26,15 @@ __device__ inline void load_matrices(uint32_t address, uint32_t (&to)[4])
                  : "r"(address));
 }
 
+/* Where `swapped`, matrices 0 and 2 change places, and 1 and 3. */
+__device__ inline void load_swapped(uint32_t address, bool swapped, uint32_t (&to)[4])
+{
+    uint32_t x[4];
+    load_matrices(address, x);
+#pragma unroll
+    for (int q = 0; q < 4; q++) to[q] = swapped ? x[q ^ 2] : x[q];
+}
+
 __device__ inline uint32_t multiply_halves(uint32_t a, uint32_t b)
 {
     const __half2 product = __hmul2(*(const __half2 *)&a, *(const __half2 *)&b);
@@ -38,18 +47,47 @@ __device__ inline uint32_t pack_halves(float a, float b)
     return *(const uint32_t *)&pair;
 }
 
+/* a b, with nothing to add to */
+__device__ inline void begin_mma_half(float (&d)[4], const uint4 &a, const uint2 &b)
+{
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%10,%10,%10};"
+        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+        : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y), "f"(0.0f));
+}
+
+/* A tile's radial functions as right sides: edges 0..7 and 8..15; the fourth step's functions, then the others. */
+typedef uint2 radial_pairs[2][2];
+
 /* W of edges 0..7 (to[0]) and 8..15 (to[1]) of a tile: columns g and 8 + g. */
-__device__ inline void filter_pairs(const uint2 (&w)[2][PARTS], const uint4 (&phi)[PARTS], uint32_t (&to)[2][2])
+__device__ inline void filter_pairs(const uint4 (&w)[2], const radial_pairs &phi, uint32_t (&to)[2][2])
 {
 #pragma unroll
     for (int q = 0; q < 2; q++) {
-        float c[4] = {0, 0, 0, 0};
-#pragma unroll
-        for (int part = 2; part >= 0; part -= 2) /* small parts first */
-            mma_half(c, make_uint4(w[0][part].x, w[1][part].x, w[0][part].y, w[1][part].y),
-                     q == 0 ? make_uint2(phi[part].x, phi[part].z) : make_uint2(phi[part].y, phi[part].w));
+        float c[4];
+        begin_mma_half(c, w[0], phi[q][0]);
+        mma_half(c, w[1], phi[q][1]);
         to[q][0] = pack_halves(c[0], c[1]);
         to[q][1] = pack_halves(c[2], c[3]);
+    }
+}
+
+template <bool GAUSSIAN>
+__device__ inline void make_radial_pairs(const matrix_arguments &a, const radial_table &table,
+                                         const staged_edges &edges, int left, int tiles, radial_pairs (&phi)[TILES])
+{
+    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+#pragma unroll
+    for (int tile = 0; tile < TILES; tile++) {
+        if (tile % 2 == 0 && tile >= tiles) break;
+        edge_cutoff cutoff[2];
+        uint4 fragment[PARTS], unused[PARTS];
+        load_cutoffs(a, edges, left, tile, g, cutoff);
+        edge_fragments<GAUSSIAN, false>(table, cutoff, t, fragment, unused);
+#pragma unroll
+        for (int k = 0; k < 2; k++) {
+            const uint4 f = fragment[k == 0 ? 2 : 0];
+            phi[tile][0][k] = make_uint2(f.x, f.z), phi[tile][1][k] = make_uint2(f.y, f.w);
+        }
     }
 }
 
@@ -93,17 +131,20 @@ __device__ inline void gather_halves(const char *stage, const staged_edges &edge
     }
 }
 
-/* One slice of a row; sum [2][4]: the first two of each are columns 2t, 2t + 1 of a half of the slice, of vector g < 4. */
+/* One slice of a row; sum: vectors 2t, 2t + 1 of column g, then of column 8 + g; of lanes with t < 2. */
 template <bool ALL>
 __device__ inline void mixed_slice(const matrix_arguments &a, const char *stage, const uint2 *weights,
                                    const __half *features, const staged_edges &edges, const mixed_edges &own,
-                                   const uint4 (&phi)[TILES][PARTS], int tiles, int column, float (&sum)[2][4])
+                                   const radial_pairs (&phi)[TILES], int tiles, int column, float (&sum)[4])
 {
     const int lane = threadIdx.x % 32, g = lane / 4;
-    const uint32_t lane_stage = shared_address(stage) + lane / 16 * 16, ones = 0x3c003c00u;
-    uint2 w[3][2][PARTS];
+    /* Rows 4..7 of a matrix are of the other half of the columns, and change places afterwards: edges 0..3 and 4..7 are of
+     * seats of the same four kinds (clusters.cu), and would meet in the same banks. */
+    const uint32_t lane_stage = shared_address(stage) + (lane / 16 ^ lane / 4 % 2) * 16;
+    const bool swapped = lane & 2;
+    uint4 w[3][2];
 #pragma unroll
-    for (int kind = 0; kind < 3; kind++) load_weights<false>(weights, kind, lane, w[kind]);
+    for (int q = 0; q < 6; q++) w[q / 2][q % 2] = ((const uint4 *)weights)[q * 32 + lane];
 #pragma unroll
     for (int tile = 0; tile < TILES; tile++) {
         if (tile % 2 == 0 && tile >= tiles) break; /* in pairs: fewer branches */
@@ -115,56 +156,66 @@ __device__ inline void mixed_slice(const matrix_arguments &a, const char *stage,
             const int kind = plane < 2 ? plane : 2, vector = plane < 2 ? 0 : plane - 1;
             uint32_t x[4];
             if (ALL)
-                load_matrices(lane_stage + own.neighbour[tile] + plane * COLUMNS * (int)sizeof(__half), x);
+                load_swapped(lane_stage + own.neighbour[tile] + plane * COLUMNS * (int)sizeof(__half), swapped, x);
             else
                 gather_halves(stage, edges, tile, features, a.F, plane, column, x);
-            const uint32_t one = g == vector ? ones : 0;
-            const uint4 left = plane == 1 ? make_uint4(own.direction[tile].x, 0, own.direction[tile].y, 0)
-                                          : make_uint4(one, 0, one, 0);
-#pragma unroll
-            for (int half = 0; half < 2; half++)
-                mma_half(sum[half], left,
-                         make_uint2(multiply_halves(W[kind][0][half], x[2 * half]),
-                                    multiply_halves(W[kind][1][half], x[2 * half + 1])));
+            const uint32_t one = g == vector ? 0x3c003c00u : 0;
+            mma_half(sum,
+                     make_uint4(multiply_halves(W[kind][0][0], x[0]), multiply_halves(W[kind][0][1], x[2]),
+                                multiply_halves(W[kind][1][0], x[1]), multiply_halves(W[kind][1][1], x[3])),
+                     plane == 1 ? own.direction[tile] : make_uint2(one, one));
         }
     }
 }
 
-/* Where a lane's columns go: vector g of (s, v), columns 2t, 2t + 1 of each half; lanes with g >= 4 have none. */
+/* Where a lane's sums go: vectors 2t, 2t + 1 of (s, v), columns g and 8 + g; lanes with t >= 2 have none. */
 struct mixed_part {
-    const __half *v_in;
-    __half *v_out;
-    float *s; /* NULL: the lane's vector is one of v */
+    size_t at; /* of s */
     bool has_any;
 
-    __device__ mixed_part(int row, int F, const __half *v_from, __half *v_to, float *s_all, bool writes)
+    __device__ mixed_part(int row, int F, bool writes)
     {
-        const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-        const size_t at = ((size_t)row * 3 + g - 1) * F + 2 * t;
-        v_in = v_from + at, v_out = v_to + at;
-        s = g == 0 ? s_all + (size_t)row * F + 2 * t : nullptr;
-        has_any = writes && g < 4;
+        at = (size_t)row * F + threadIdx.x % 32 / 4;
+        has_any = writes && threadIdx.x % 4 < 2;
     }
-    __device__ void load(int column, two_columns (&old)[2]) const
+    __device__ static bool is_first()
     {
-#pragma unroll
-        for (int half = 0; half < 2; half++)
-            if (has_any && s)
-                old[half].load(s + column + 8 * half);
-            else if (has_any)
-                old[half].load(v_in + column + 8 * half);
+        return threadIdx.x % 4 == 0;
     }
-    __device__ void store(int column, const two_columns (&old)[2], const float (&sum)[2][4], float scale) const
+    /* of v_x, or of v_y */
+    __device__ size_t place(int F, int column) const
     {
+        return 3 * at - 2 * (threadIdx.x % 32 / 4) + (is_first() ? 0 : F) + column;
+    }
+    /* What the sums are added to, as it lies in memory: vector 2t of both columns, then 2t + 1. */
+    __device__ void load(const __half *v, const float *s, int F, int column, uint32_t (&old)[4]) const
+    {
+        if (!has_any) return;
+        const __half *from = v + place(F, column);
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            const int at = column + 8 * half;
-            const float2 from = s ? old[half].value(float()) : old[half].value(__half());
-            if (has_any && s)
-                store_two(s + at, from.x + sum[half][0] * scale, from.y + sum[half][1] * scale);
-            else if (has_any)
-                store_two(v_out + at, from.x + sum[half][0] * scale, from.y + sum[half][1] * scale);
+            old[half] = is_first() ? __float_as_uint(s[at + column + 8 * half]) : __half_as_ushort(from[8 * half]);
+            old[2 + half] = __half_as_ushort(from[8 * half + (is_first() ? 0 : F)]);
         }
+    }
+    __device__ void store(__half *v, float *s, int F, int column, const uint32_t (&old)[4], const float (&sum)[4],
+                          float scale) const
+    {
+        if (!has_any) return;
+        __half *to = v + place(F, column);
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const float a = sum[2 * half] * scale, b = sum[2 * half + 1] * scale;
+            if (is_first())
+                s[at + column + 8 * half] = __uint_as_float(old[half]) + a;
+            else
+                to[8 * half] = __float2half_rn(value(old[half]) + a);
+            to[8 * half + (is_first() ? 0 : F)] = __float2half_rn(value(old[2 + half]) + b);
+        }
+    }
+    static __device__ float value(uint32_t bits)
+    {
+        return __half2float(__ushort_as_half((unsigned short)bits));
     }
 };
 

@@ -75,13 +75,14 @@ struct sender {
         for (size_t q = 0; q < count; q++) to[q] = (To)values[q];
     }
 
-    void add_fragments(uint2 **pointer, float *scale, const double *filter, int F, int K, bool transposed)
+    void add_fragments(uint2 **pointer, float *scale, const double *filter, int F, int K, bool mixed)
     {
         bytes.resize((bytes.size() + 255) / 256 * 256);
         places.push_back({(void **)pointer, bytes.size()});
         const size_t begin = bytes.size();
         bytes.resize(begin + message_matrix_fragments(F) * sizeof(uint2));
-        *scale = message_matrix_pack(filter, F, K, transposed, (uint2 *)(bytes.data() + begin));
+        uint2 *fragments = (uint2 *)(bytes.data() + begin);
+        *scale = mixed ? message_mixed_pack(filter, F, K, fragments) : message_matrix_pack(filter, F, K, fragments);
     }
 
     template <typename T> void add(matrix<T> *m, const packed_matrix &p, bool fused)
@@ -123,7 +124,7 @@ template <typename T> static void collect(weights<T> *w, const packed_weights &p
         to->add(&y.filter, p.filter[l], functions * 3 * F);
         if (sizeof(T) == sizeof(float) && message_matrix_fits(p.F, p.K)) {
             to->add_fragments(&y.fragments, &y.fragment_scale, p.filter[l], p.F, p.K, false);
-            to->add_fragments(&y.fragments_transposed, &y.transposed_scale, p.filter[l], p.F, p.K, true);
+            to->add_fragments(&y.mixed_fragments, &y.mixed_scale, p.filter[l], p.F, p.K, true);
         }
         matrix<T> *all[PACKED_MATRICES] = {&y.context0, &y.context0_T, &y.context1, &y.context1_T, &y.mix,
                                            &y.mix_T,    &y.dense0,     &y.dense0_T, &y.dense1,     &y.dense1_T};
