@@ -136,7 +136,7 @@ template <typename R> static widths widths_of(const weights<R> &w)
 static int part_floats(const widths &w, int n)
 {
     const auto floats = [](int rows, int most, int columns) {
-        return SLICES * (rows < most ? rows : most) * stride_of(columns);
+        return (rows < most ? rows : most) * parts_stride(stride_of(columns));
     };
     return larger(larger(floats(3 * n, CHUNK, 2 * w.own), floats(n, CHUNK_WIDE, 3 * w.own)),
                   floats(n, CHUNK, w.own_readout));

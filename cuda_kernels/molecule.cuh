@@ -41,6 +41,12 @@ __host__ __device__ inline int stride_of(int n)
     return eights % 16 ? eights : eights + 8;
 }
 
+/* Of all slices' parts of a row, [SLICES][stride]: lanes (g, 2t) on different banks again. */
+__host__ __device__ inline int parts_stride(int stride)
+{
+    return SLICES * stride + 8;
+}
+
 /* A row of the filter in shared memory, for lanes (2t, g). */
 __host__ __device__ inline int filter_stride(int n)
 {
@@ -77,7 +83,7 @@ struct layout {
     int row_first, row_count, row_element, row_slot; /* int [n], [n], [n], [n] */
     int n_elements, slot_element;                    /* int [1]; int [n] elements of the structure, ascending */
     int exchange[2], exchange_size;                  /* see above */
-    int part;                                        /* [SLICES][chunk][stride] of a gathered layer */
+    int part;                                        /* [chunk][parts_stride] of a gathered layer */
     int operand;                                     /* input of a scattered layer, own columns */
     int s, v, adj[2];                                /* [n][own], [n][3][own], [n][stride_of(4 own)] */
     int biases;         /* [L][BIASES][own], then bias and weights of the readout [2][own_readout] */
@@ -248,6 +254,32 @@ __device__ inline float2 operator*(float x, float2 y)
     return make_float2(x * y.x, x * y.y);
 }
 
+constexpr unsigned ALL_LANES = 0xffffffffu;
+
+/* The sum over the four lanes of a quad, in all of them. */
+__device__ inline float2 over_quad(float2 value)
+{
+#pragma unroll
+    for (int other = 1; other < 4; other *= 2)
+        value =
+            value + make_float2(__shfl_xor_sync(ALL_LANES, value.x, other), __shfl_xor_sync(ALL_LANES, value.y, other));
+    return value;
+}
+
+/* The value that lane q of the quad has. */
+__device__ inline float2 of_lane(float2 value, int q)
+{
+    const int lane = threadIdx.x % 32 / 4 * 4 + q;
+    return make_float2(__shfl_sync(ALL_LANES, value.x, lane), __shfl_sync(ALL_LANES, value.y, lane));
+}
+
+/* A quad's value, which all its lanes have, to every block, at the same place of the exchange buffer: lane q to some. */
+template <typename B> __device__ inline void send_by_quad(const B &b, float *place, float2 value, int q)
+{
+#pragma unroll
+    for (int rank = 0; rank < BLOCKS; rank += 4) send(place, rank + q, value, b.arrivals_now());
+}
+
 /* To every block, at the same place of the exchange buffer. */
 template <typename B> __device__ inline void send_to_all(const B &b, float *place, float2 value)
 {
@@ -263,6 +295,18 @@ template <typename Body> __device__ inline void for_pairs(int begin, int rows, i
     for (int q = threadIdx.x; q < rows * half; q += THREADS) {
         const int row = q / half;
         body(begin + row, 2 * (q - row * half));
+    }
+}
+
+/* body(row, f, q, valid) for each row from `begin` on and each even own column, four lanes q a pair of columns; whole
+ * warps, so that lanes may exchange values: what is not valid repeats the last pair, and must not be written. */
+template <typename Body> __device__ inline void for_quads(int begin, int rows, int own, Body body)
+{
+    const int half = own / 2, all = rows * half;
+#pragma unroll 1
+    for (int first = threadIdx.x & ~31; first < 4 * all; first += THREADS) {
+        const int place = (first + (int)(threadIdx.x % 32)) / 4, pair = min(place, all - 1), row = pair / half;
+        body(begin + row, 2 * (pair - row * half), (int)(threadIdx.x % 4), place < all);
     }
 }
 

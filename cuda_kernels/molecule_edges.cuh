@@ -16,7 +16,6 @@ namespace mlff
 namespace molecule
 {
 
-constexpr unsigned ALL_LANES = 0xffffffffu;
 constexpr int EDGE_LANES = 8; /* on the functions of an edge */
 
 /* ---------------------------------------------------------------------------------------- rows and edges */
