@@ -28,7 +28,7 @@ constexpr int BLOCKS = 8; /* of a cluster: the most that every device with clust
 constexpr int THREADS = 512, WARPS = THREADS / 32;
 constexpr int SLICES = 8,
               GROUPS = WARPS / SLICES; /* warps on the inputs and on the output columns of a gathered layer */
-constexpr int MOST_ROWS = 32, MOST_FEATURES = 128, MOST_READOUT = 256;
+constexpr int MOST_ROWS = 32, MOST_FEATURES = 128, MOST_READOUT = 256, MOST_OWN = MOST_FEATURES / BLOCKS;
 constexpr int CHUNK = 30; /* rows of a gathered layer whose parts are in memory at a time: whole triples of vectors */
 constexpr int CHUNK_WIDE = 16;   /* where it has more than 2 tiles of columns a warp */
 constexpr int MOST_SLOTS = 4;    /* elements whose coefficients of the first message are in memory at a time */
@@ -79,20 +79,21 @@ struct layout {
     int position;                     /* double [n][3] */
     int edges;                        /* float4 [E] u, d */
     int edge_adj;                     /* float4 [tiles][E] */
-    int edge_rows;                    /* int [E] row of the neighbour | own row << 8; -1: no edge */
-    int row_first, row_count, row_element, row_slot; /* int [n], [n], [n], [n] */
-    int n_elements, slot_element;                    /* int [1]; int [n] elements of the structure, ascending */
-    int exchange[2], exchange_size;                  /* see above */
-    int part;                                        /* [chunk][parts_stride] of a gathered layer */
-    int operand;                                     /* input of a scattered layer, own columns */
-    int s, v, adj[2];                                /* [n][own], [n][3][own], [n][stride_of(4 own)] */
-    int biases;         /* [L][BIASES][own], then bias and weights of the readout [2][own_readout] */
-    int filter;         /* [steps of 8][filter_stride] */
-    int tables, layers; /* phi and dphi [2][E][table]; what layers keep */
-    int layer_size;     /* floats that a layer keeps */
-    int arrivals;       /* uint64_t [2] barriers of the exchange buffers */
-    int bad;            /* int [2] as bad_row in state.cuh */
-    int floats;         /* of all */
+    int edge_rows;                    /* int [E] neighbour's row | own << 8 | neighbour's slot << 16; -1: no edge */
+    int row_first, row_count,         /* [n + 1], [n] */
+        row_element, row_slot;        /* int [n] */
+    int n_elements, slot_element;     /* int [1]; int [n] elements of the structure, ascending */
+    int exchange[2], exchange_size;   /* see above */
+    int part;                         /* [chunk][parts_stride] of a gathered layer */
+    int operand;                      /* input of a scattered layer, own columns */
+    int s, v, adj[2];                 /* [n][own], [n][3][own], [n][stride_of(4 own)] */
+    int biases;                       /* [L][BIASES][own], then bias and weights of the readout [2][own_readout] */
+    int filter;                       /* [steps of 8][filter_stride] */
+    int tables, layers;               /* phi and dphi [2][E][table]; what layers keep */
+    int layer_size;                   /* floats that a layer keeps */
+    int arrivals;                     /* uint64_t [2] barriers of the exchange buffers */
+    int bad;                          /* int [2] as bad_row in state.cuh */
+    int floats;                       /* of all */
 };
 
 /* What a layer keeps for its reverse: own columns. */
@@ -126,6 +127,7 @@ struct arguments {
     const int32_t *neighbour_row, *neighbour_atom, *atom_of_row, *species;
     const double *shift; /* or NULL */
     const double *x;     /* may be in the host's memory: */
+    int is_alone;        /* one structure, whose rows and candidates are all that the layout is for */
     int by_row;          /* neighbours are at their rows' positions, which are read once */
     int with_reverse;
     float *scratch; /* [structures][scratch_size] */
@@ -136,8 +138,10 @@ struct arguments {
     double *sums, *forces, *atom_energy, *atom_virial; /* as in state.cuh */
 };
 
-/* A block at work. OWN: its columns where they are known to the compiler, else 0. */
-template <int OWN> struct block {
+/* A block at work. OWN: its columns where they are known to the compiler, else 0. SHARED: all tables and layers are in
+ * shared memory. */
+template <int OWN, bool SHARED> struct block {
+    static constexpr bool all_shared = SHARED;
     const arguments &a;
     float *memory;                    /* shared */
     float *scratch;                   /* of this structure */
@@ -195,7 +199,13 @@ __host__ __device__ inline int neighbour_of(int edge_rows)
 
 __host__ __device__ inline int centre_of(int edge_rows)
 {
-    return edge_rows >> 8;
+    return edge_rows >> 8 & 255;
+}
+
+/* The element's number within the structure, of the neighbour. */
+__host__ __device__ inline int slot_of(int edge_rows)
+{
+    return edge_rows >> 16;
 }
 
 /* floats of global memory that a block's kept layers need */
@@ -209,7 +219,7 @@ template <typename B> __device__ inline layer_memory layer_of(const B &b, int l)
     const layout &at = b.a.at;
     const int own = b.own(), n = at.rows, each = n * own;
     float *p = b.memory + at.layers + l * at.layer_size;
-    if (l >= at.shared_layers)
+    if (!B::all_shared && l >= at.shared_layers)
         p = b.scratch + (at.shared_tables ? 0 : 2 * (size_t)at.slots * b.a.w.table) +
             (size_t)b.rank * scratch_of_block(at, b.a.w.L) + (size_t)(l - at.shared_layers) * at.layer_size;
     layer_memory m;
@@ -226,7 +236,7 @@ template <typename B> __device__ inline layer_memory layer_of(const B &b, int l)
 
 template <typename B> __device__ inline float *tables_of(const B &b)
 {
-    return b.a.at.shared_tables ? b.memory + b.a.at.tables : b.scratch;
+    return B::all_shared || b.a.at.shared_tables ? b.memory + b.a.at.tables : b.scratch;
 }
 
 __device__ inline float2 two(const float *p)
