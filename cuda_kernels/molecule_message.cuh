@@ -176,6 +176,16 @@ __device__ inline float inner(float2 x, float2 y)
     return x.x * y.x + x.y * y.y;
 }
 
+/* Component t of the sum over the four lanes t: after each exchange a lane is left with half of the components. */
+__device__ inline float over_columns(float4 value, int t)
+{
+    const bool upper = t & 2, odd = t & 1;
+    float keep = upper ? value.z : value.x, other = upper ? value.w : value.y;
+    keep += __shfl_xor_sync(ALL_LANES, upper ? value.x : value.z, 2);
+    other += __shfl_xor_sync(ALL_LANES, upper ? value.y : value.w, 2);
+    return (odd ? other : keep) + __shfl_xor_sync(ALL_LANES, odd ? keep : other, 1);
+}
+
 /* The edges of a pass: adjoints of the row's own features to sums (x_s, x_R, y [3]), of the edges to their places. */
 template <typename B>
 __device__ inline void add_message_adjoints(const B &b, const layer_memory &m, const float *adj, const edge_pair &p,
@@ -211,15 +221,8 @@ __device__ inline void add_message_adjoints(const B &b, const layer_memory &m, c
                                        inner(make_float2(dW[2][q], dW[2][q + 1]), dot));
             if (f0 + 2 * t >= own) edge_adj = make_float4(0, 0, 0, 0);
         }
-        for (int other = 1; other < 4; other *= 2) {
-            edge_adj.x += __shfl_xor_sync(ALL_LANES, edge_adj.x, other);
-            edge_adj.y += __shfl_xor_sync(ALL_LANES, edge_adj.y, other);
-            edge_adj.z += __shfl_xor_sync(ALL_LANES, edge_adj.z, other);
-            edge_adj.w += __shfl_xor_sync(ALL_LANES, edge_adj.w, other);
-        }
-        if (t != half || p.edge[half] < 0) continue;
-        float4 *to = b.quads(a.at.edge_adj) + tile * b.n_slots + p.edge[half];
-        *to = make_float4(to->x + edge_adj.x, to->y + edge_adj.y, to->z + edge_adj.z, to->w + edge_adj.w);
+        const float sum = over_columns(edge_adj, t); /* component t */
+        if (p.edge[half] >= 0) ((float *)(b.quads(a.at.edge_adj) + tile * b.n_slots + p.edge[half]))[t] += sum;
     }
 }
 
