@@ -27,6 +27,7 @@ __device__ inline void barrier_init(barrier *b, int arrivals)
     asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(b)), "r"(arrivals) : "memory");
 }
 
+/* Every lane for itself: that costs no more than one for its warp after a __syncwarp, and racecheck follows it. */
 __device__ inline void barrier_arrive(barrier *b)
 {
     asm volatile("{ .reg .b64 phase; mbarrier.arrive.shared.b64 phase, [%0]; }" ::"r"(shared_address(b)) : "memory");

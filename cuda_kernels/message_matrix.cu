@@ -14,6 +14,7 @@
  */
 #include "launch.cuh"
 #include "message_matrix.cuh"
+#include "message_mixed.cuh"
 #include "message_producer.cuh"
 
 namespace mlff
@@ -141,25 +142,26 @@ __device__ inline void radial_fragments(const matrix_arguments &a, const radial_
     }
 }
 
-/* A row's warp. */
-template <typename T, bool GAUSSIAN>
-__device__ inline void forward_rows(const matrix_arguments &a, const T *__restrict__ features,
-                                    const T *__restrict__ v_in, float *s, T *v_out, forward_shared<T> &shared)
+/* A row's warp in single. */
+template <bool GAUSSIAN>
+__device__ inline void forward_rows(const matrix_arguments &a, const float *__restrict__ features,
+                                    const float *__restrict__ v_in, float *s, float *v_out,
+                                    forward_shared<float> &shared)
 {
     const int warp = threadIdx.x / 32, slices = a.F / COLUMNS;
     ring slice_ring, pass_ring;
     for (;; pass_ring.advance()) {
-        staged_pass<forward_shared<T>::ROWS> &pass = shared.pass[pass_ring.buffer];
+        staged_pass<forward_shared<float>::ROWS> &pass = shared.pass[pass_ring.buffer];
         barrier_wait(&shared.pass_full[pass_ring.buffer], pass_ring.parity);
         if (pass.cluster < 0) break;
         staged_edges &edges = pass.row[warp];
-        const int row = pass.cluster * forward_shared<T>::ROWS + warp, begin = pass.begin,
+        const int row = pass.cluster * forward_shared<float>::ROWS + warp, begin = pass.begin,
                   left = pass.edges[warp] - begin, tiles = tiles_of(left);
         const bool all_seated = pass.all_seated, writes = row < a.N && (begin == 0 || tiles > 0);
         uint4 phi[TILES][PARTS];
-        radial_fragments<T, GAUSSIAN>(a, shared.table, edges, left, tiles, phi);
+        radial_fragments<float, GAUSSIAN>(a, shared.table, edges, left, tiles, phi);
         name_neighbours(edges);
-        const row_part<T> to(row, a.F, begin > 0 ? v_out : v_in, v_out, s);
+        const row_part<float> to(row, a.F, begin > 0 ? v_out : v_in, v_out, s);
         for (int slice = 0; slice < slices; slice++, slice_ring.advance()) {
             const int column = slice * COLUMNS;
             two_columns old;
@@ -169,14 +171,55 @@ __device__ inline void forward_rows(const matrix_arguments &a, const T *__restri
             const char *stage = shared.stage[slice_ring.buffer];
             const uint2 *weights = shared.weights[slice_ring.buffer];
             if (all_seated)
-                forward_slice<T, true>(a, stage, weights, features, edges.edge, phi, tiles, column, sum);
+                forward_slice<float, true>(a, stage, weights, features, edges.edge, phi, tiles, column, sum);
             else
-                forward_slice<T, false>(a, stage, weights, features, edges.edge, phi, tiles, column, sum);
-            give_back(&shared.stage_empty[slice_ring.buffer]);
+                forward_slice<float, false>(a, stage, weights, features, edges.edge, phi, tiles, column, sum);
+            barrier_arrive(&shared.stage_empty[slice_ring.buffer]);
             const float2 part = sum_over_rows(sum, threadIdx.x % 32 / 4);
             if (writes) to.store(column, old, part, a.scale);
         }
-        give_back(&shared.pass_empty[pass_ring.buffer]);
+        barrier_arrive(&shared.pass_empty[pass_ring.buffer]);
+    }
+}
+
+/* A row's warp in mixed. */
+template <bool GAUSSIAN>
+__device__ inline void forward_rows(const matrix_arguments &a, const __half *__restrict__ features,
+                                    const __half *__restrict__ v_in, float *s, __half *v_out,
+                                    forward_shared<__half> &shared)
+{
+    constexpr int ROWS = forward_shared<__half>::ROWS;
+    const int warp = threadIdx.x / 32, slices = a.F / COLUMNS;
+    ring slice_ring, pass_ring;
+    for (;; pass_ring.advance()) {
+        const staged_pass<ROWS> &pass = shared.pass[pass_ring.buffer];
+        barrier_wait(&shared.pass_full[pass_ring.buffer], pass_ring.parity);
+        if (pass.cluster < 0) break;
+        const staged_edges &edges = pass.row[warp];
+        const int row = pass.cluster * ROWS + warp, begin = pass.begin, left = pass.edges[warp] - begin,
+                  tiles = tiles_of(left);
+        const bool all_seated = pass.all_seated;
+        uint4 phi[TILES][PARTS];
+        mixed_edges own;
+        radial_fragments<__half, GAUSSIAN>(a, shared.table, edges, left, tiles, phi);
+        own.load(edges, tiles);
+        const mixed_part to(row, a.F, begin > 0 ? v_out : v_in, v_out, s, row < a.N && (begin == 0 || tiles > 0));
+        for (int slice = 0; slice < slices; slice++, slice_ring.advance()) {
+            const int column = slice * COLUMNS;
+            two_columns old[2];
+            to.load(column, old);
+            barrier_wait(&shared.stage_full[slice_ring.buffer], slice_ring.parity);
+            float sum[2][4] = {};
+            const char *stage = shared.stage[slice_ring.buffer];
+            const uint2 *weights = shared.weights[slice_ring.buffer];
+            if (all_seated)
+                mixed_slice<true>(a, stage, weights, features, edges, own, phi, tiles, column, sum);
+            else
+                mixed_slice<false>(a, stage, weights, features, edges, own, phi, tiles, column, sum);
+            barrier_arrive(&shared.stage_empty[slice_ring.buffer]);
+            to.store(column, old, sum, a.scale);
+        }
+        barrier_arrive(&shared.pass_empty[pass_ring.buffer]);
     }
 }
 
@@ -191,7 +234,7 @@ __global__ void __launch_bounds__(THREADS<forward_shared<T>>, 1)
     if (threadIdx.x / 32 >= forward_shared<T>::ROWS)
         produce<T>(a, features, shared);
     else
-        forward_rows<T, GAUSSIAN>(a, features, v_in, s, v_out, shared);
+        forward_rows<GAUSSIAN>(a, features, v_in, s, v_out, shared);
 }
 
 /* ---------------------------------------------------------------------------------------------- reverse */
@@ -379,12 +422,12 @@ __device__ inline void reverse_rows(const matrix_arguments &a, T *features, cons
             else
                 reverse_slice<T, false>(a, fragments, stage, weights, edges.edge, adj, tiles, column, x, x_adj,
                                         to_edges);
-            give_back(&shared.stage_empty[slice_ring.buffer]);
+            barrier_arrive(&shared.stage_empty[slice_ring.buffer]);
             if (row < a.N)
                 add_feature_adjoints(a.F, a.scale, begin > 0, more, x_adj, features + own + column, sums + column);
         }
         add_edge_adjoints(edge_adj + first, edges, left, a.scale / adjoint_scale<T>, to_edges);
-        give_back(&shared.pass_empty[pass_ring.buffer]);
+        barrier_arrive(&shared.pass_empty[pass_ring.buffer]);
     }
 }
 
@@ -455,8 +498,8 @@ static mlff_status arguments_of(state<T> *s, int l, bool reverse, matrix_argumen
           s->w.F,
           (s->N + rows - 1) / rows,
           radial_of(s->w),
-          w.fragments,
-          w.fragment_scale,
+          reverse || sizeof(T) == sizeof(float) ? w.fragments : w.fragments_transposed,
+          reverse || sizeof(T) == sizeof(float) ? w.fragment_scale : w.transposed_scale,
           s->first,
           s->count,
           s->edge_row,

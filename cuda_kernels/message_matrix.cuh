@@ -13,8 +13,9 @@ bool message_matrix_fits(int F, int K);
 /* Number of uint2 of a layer's weight fragments. */
 size_t message_matrix_fragments(int F);
 
-/* filter [K+1][3][F] to fragments; returns the scale by which the kernels multiply what the fragments give. */
-float message_matrix_pack(const double *filter, int F, int K, uint2 *fragments);
+/* filter [K+1][3][F] to fragments; returns the scale by which the kernels multiply what the fragments give. transposed: for
+ * message_mixed.cuh. */
+float message_matrix_pack(const double *filter, int F, int K, bool transposed, uint2 *fragments);
 
 /* Whether this evaluation goes through the matrix units: few rows do not fill the machine with clusters. */
 template <typename T> bool message_matrix_suits(const state<T> *s);

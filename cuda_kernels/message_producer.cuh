@@ -190,7 +190,7 @@ __device__ inline void produce(const matrix_arguments &a, const T *from, Shared 
         if (own == 0) {
             now = next;
         } else {
-            give_back(&shared.pass_empty[pass_ring.buffer]);
+            barrier_arrive(&shared.pass_empty[pass_ring.buffer]);
             pass_ring.advance();
         }
     }

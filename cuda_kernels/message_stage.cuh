@@ -83,17 +83,10 @@ template <typename Shared> __device__ inline void prepare_block(const matrix_arg
         for (int b = 0; b < 2; b++) {
             barrier_init(&shared.stage_full[b], 32); /* lanes of the producer */
             barrier_init(&shared.pass_full[b], 2 * 32);
-            barrier_init(&shared.stage_empty[b], Shared::ROWS);
-            barrier_init(&shared.pass_empty[b], Shared::ROWS + Shared::PRODUCERS - 1);
+            barrier_init(&shared.stage_empty[b], 32 * Shared::ROWS);
+            barrier_init(&shared.pass_empty[b], 32 * (Shared::ROWS + Shared::PRODUCERS - 1));
         }
     __syncthreads();
-}
-
-/* A warp has done with a buffer. */
-__device__ inline void give_back(barrier *empty)
-{
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) barrier_arrive(empty);
 }
 
 /* --------------------------------------------------------------------------------- two and four columns */

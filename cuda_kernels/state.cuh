@@ -77,9 +77,9 @@ template <typename T> struct matrix {
 };
 
 template <typename T> struct layer_weights {
-    T *filter;                            /* [K+1][3][F] (s, R, v); function K is the bias */
-    uint2 *fragments;                     /* the same for the matrix units, where message_matrix_fits */
-    float fragment_scale;
+    T *filter;                               /* [K+1][3][F] (s, R, v); function K is the bias */
+    uint2 *fragments, *fragments_transposed; /* the same for the matrix units, where message_matrix_fits */
+    float fragment_scale, transposed_scale;
     matrix<T> context0, context0_T, context1, context1_T; /* F -> F, F -> 3F (s, R, v) */
     matrix<T> mix, mix_T;                                 /* F -> 2F (V, U) */
     matrix<T> dense0, dense0_T;                           /* 2F (s, n) -> F */

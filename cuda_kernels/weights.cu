@@ -75,13 +75,13 @@ struct sender {
         for (size_t q = 0; q < count; q++) to[q] = (To)values[q];
     }
 
-    void add_fragments(uint2 **pointer, float *scale, const double *filter, int F, int K)
+    void add_fragments(uint2 **pointer, float *scale, const double *filter, int F, int K, bool transposed)
     {
         bytes.resize((bytes.size() + 255) / 256 * 256);
         places.push_back({(void **)pointer, bytes.size()});
         const size_t begin = bytes.size();
         bytes.resize(begin + message_matrix_fragments(F) * sizeof(uint2));
-        *scale = message_matrix_pack(filter, F, K, (uint2 *)(bytes.data() + begin));
+        *scale = message_matrix_pack(filter, F, K, transposed, (uint2 *)(bytes.data() + begin));
     }
 
     template <typename T> void add(matrix<T> *m, const packed_matrix &p, bool fused)
@@ -121,8 +121,10 @@ template <typename T> static void collect(weights<T> *w, const packed_weights &p
     for (int l = 0; l < p.L; l++) {
         layer_weights<T> &y = w->layer[l];
         to->add(&y.filter, p.filter[l], functions * 3 * F);
-        if (sizeof(T) == sizeof(float) && message_matrix_fits(p.F, p.K))
-            to->add_fragments(&y.fragments, &y.fragment_scale, p.filter[l], p.F, p.K);
+        if (sizeof(T) == sizeof(float) && message_matrix_fits(p.F, p.K)) {
+            to->add_fragments(&y.fragments, &y.fragment_scale, p.filter[l], p.F, p.K, false);
+            to->add_fragments(&y.fragments_transposed, &y.transposed_scale, p.filter[l], p.F, p.K, true);
+        }
         matrix<T> *all[PACKED_MATRICES] = {&y.context0, &y.context0_T, &y.context1, &y.context1_T, &y.mix,
                                            &y.mix_T,    &y.dense0,     &y.dense0_T, &y.dense1,     &y.dense1_T};
         for (int q = 0; q < PACKED_MATRICES; q++) to->add(all[q], p.matrix[l][q], fused);

@@ -87,7 +87,7 @@ def test_a_wrong_setting_is_an_error(lammps, crystal, model, style, parts):
     lammps.fails(script(crystal, model, style=style), "pair_style mlff", *parts)
 
 
-@pytest.mark.parametrize("style,part", [("mlff device cuda", "cuda"), ("mlff precision mixed", "mixed")])
+@pytest.mark.parametrize("style,part", [("mlff device cuda", "cuda"), ("mlff device cpu precision mixed", "mixed")])
 def test_what_this_build_cannot_do_is_an_error(lammps, crystal, model, style, part):
     lammps.fails(script(crystal, model, style=style), part, environment={"CUDA_VISIBLE_DEVICES": ""})
 
