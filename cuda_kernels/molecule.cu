@@ -101,8 +101,7 @@ __global__ void __cluster_dims__(BLOCKS, 1, 1) __launch_bounds__(THREADS, 1)
     make_edges(b, b.ints(a.at.bad));
     warp_weights<4, 1> first_s, first_R;
     const int inputs = min(a.w.slots, b.n_elements) * a.w.paired;
-    load_first(b, first_s, a.first_s, 0, inputs);
-    load_first(b, first_R, a.first_R, 0, inputs);
+    load_first(b, first_s, first_R, 0, inputs);
     __syncthreads();
     for (int row = 0; row < b.n; row++) b.most_edges = max(b.most_edges, b.ints(a.at.row_count)[row]);
     cluster_wait(); /* every block's barriers are made */

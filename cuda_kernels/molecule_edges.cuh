@@ -140,6 +140,13 @@ template <typename B> __device__ inline void make_tables(const B &b, bool shared
 
 /* ----------------------------------------------------------------------------------------- first message */
 
+/* Of inputs [slots][paired]: the slot, without a division. */
+__device__ inline int slot_of_input(int k, int paired)
+{
+    static_assert(MOST_SLOTS == 4, "as many comparisons as slots but one");
+    return (k >= paired) + (k >= 2 * paired) + (k >= 3 * paired);
+}
+
 /* Coefficients of elements z0 .. z0 + slots - 1: [n] of phi, then [n][3] of phi u, each [slots][paired]. They lie in
  * the exchange buffer that nobody sends to. */
 template <typename B> __device__ inline float *coefficients_of(const B &b)
@@ -156,7 +163,8 @@ template <typename B> __device__ inline void make_coefficients(const B &b, int z
     float *to = coefficients_of(b);
 #pragma unroll 1
     for (int q = threadIdx.x; q < b.n * width; q += THREADS) {
-        const int row = q / width, c = q - row * width, z = z0 + c / a.w.paired, k = c % a.w.paired;
+        const int row = q / width, c = q - row * width, slot = slot_of_input(c, a.w.paired);
+        const int z = z0 + slot, k = c - slot * a.w.paired;
         const int first = b.ints(a.at.row_first)[row], end = first + b.ints(a.at.row_count)[row];
         float sum = 0, x = 0, y = 0, w = 0;
         if (k < a.w.functions)
@@ -173,17 +181,28 @@ template <typename B> __device__ inline void make_coefficients(const B &b, int z
     }
 }
 
-/* Weights of a pass of the first message: rows (element, function) of first_s or first_R, own columns. */
+/* Weights of a pass of the first message: rows (element, function) of first_s and first_R, own columns. Numbers of
+ * functions are even, so that inputs 2t and 2t + 1 are of one element. */
 template <typename B>
-__device__ inline void load_first(const B &b, warp_weights<4, 1> &w, const float *table, int z0, int inputs)
+__device__ inline void load_first(const B &b, warp_weights<4, 1> &w_s, warp_weights<4, 1> &w_R, int z0, int inputs)
 {
     const arguments &a = b.a;
-    load_gathered(w, inputs, b.own(), [&](int k, int v, bool valid) {
-        const int slot = k / a.w.paired, function = k - slot * a.w.paired;
-        valid = valid && function < a.w.functions;
+    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    const int slice = warp % SLICES, v = warp / SLICES * 8 + g;
+#pragma unroll
+    for (int step = 0; step < 4; step++) {
+        const int k = 8 * (slice + SLICES * step) + 2 * t, slot = slot_of_input(k, a.w.paired);
+        const int function = k - slot * a.w.paired;
+        const bool valid = k < inputs && v < b.own() && function < a.w.functions;
         const int element = valid ? b.ints(a.at.slot_element)[z0 + slot] : 0;
-        return load_ahead_of_use(table + (element * a.w.functions + function) * b.F() + b.first_column + v, valid);
-    });
+        const int at = (element * a.w.functions + function) * b.F() + b.first_column + v;
+#pragma unroll
+        for (int q = 0; q < 2; q++) {
+            const bool has = valid && function + q < a.w.functions;
+            w_s.b[step][0][q] = load_ahead_of_use(a.first_s + at + q * b.F(), has);
+            w_R.b[step][0][q] = load_ahead_of_use(a.first_R + at + q * b.F(), has);
+        }
+    }
 }
 
 /* A gathered layer's outputs added to [rows][own]. */
@@ -213,10 +232,7 @@ template <typename B> __device__ inline void first_message(const B &b, warp_weig
 #pragma unroll 1
     for (int z0 = 0; z0 < b.n_elements; z0 += a.w.slots) {
         const int slots = min(a.w.slots, b.n_elements - z0), inputs = slots * a.w.paired;
-        if (z0 > 0) {
-            load_first(b, w_s, a.first_s, z0, inputs);
-            load_first(b, w_R, a.first_R, z0, inputs);
-        }
+        if (z0 > 0) load_first(b, w_s, w_R, z0, inputs);
         make_coefficients(b, z0, slots);
         __syncthreads();
         const float *c = coefficients_of(b);
@@ -233,7 +249,8 @@ template <typename B> __device__ inline void make_coefficient_adjoints(const B &
 {
     const arguments &a = b.a;
     const int own = b.own(), width = slots * a.w.paired, stride = stride_of(4 * own), groups = THREADS / width;
-    const int group = threadIdx.x / width, c = threadIdx.x - group * width, slot = c / a.w.paired, k = c % a.w.paired;
+    const int group = threadIdx.x / width, c = threadIdx.x - group * width;
+    const int slot = slot_of_input(c, a.w.paired), k = c - slot * a.w.paired;
     float4 *to = (float4 *)coefficients_of(b);
     const bool valid = group < groups && k < a.w.functions;
     const int element = valid ? b.ints(a.at.slot_element)[z0 + slot] : 0;
