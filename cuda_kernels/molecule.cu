@@ -5,15 +5,17 @@
  * others out of work. Formulas are those of the layers' own files (docs/equations.md); in precision mixed too
  * everything is float.
  *
- * Launch   BLOCKS blocks a structure, 512 threads; 128 features have code of their own. Positions are read from, and
- *          results written to, the host's pinned memory: a copy each way would take as long as a layer. Nothing of a
+ * Launch   BLOCKS blocks a structure, 512 threads; 128 features have code of their own. Positions of one structure are
+ *          an argument, those of several are read from the host's pinned memory, where results are written: a copy each
+ *          way would take as long as a layer. Nothing of a
  *          launch is kept for the next, so there is nothing to record (recording.cuh), and a new list costs nothing
  *          here.
  * Bytes    each weight once a cluster each way: 120 F^2 bytes a layer, 5.9 MB with F = 128, L = 3, from L2; a row and
  *          layer l >= 1: 8 F floats into each block forward, 2 F in reverse and 5 F / BLOCKS from each block.
  * Cost     15 F^2 multiply-adds a row and layer each way, three products each, in tiles of 16 rows; filters 3 F (K + 1)
  *          an edge forward, twice that in reverse. 10 exchanges a layer (7 in the first), 3 more.
- * Share    not measured yet.
+ * Share    9 atoms: latency of dependent instructions, about 6 cycles each (H200), in stages of 200 to 600; what a block
+ *          does between two exchanges counts, not what it waits for (150 to 800 cycles of 3,000).
  * Order    fixed (molecule_*.cuh), and of the structure alone: the same bits in any company.
  */
 #include "molecule_results.cuh"
@@ -323,6 +325,8 @@ template <typename T> static arguments arguments_of(const state<T> *s)
     a.atom_of_row = s->atom_of_row, a.species = s->species, a.shift = s->shift;
     a.by_row = s->n_all == s->graph->n_local;
     a.x = a.by_row ? (const double *)s->host : s->x;
+    a.positions_here = a.is_alone && a.by_row && s->n_all <= MOST_ROWS;
+    if (a.positions_here) memcpy(a.position, s->host, (size_t)s->n_all * 3 * sizeof(double));
     a.with_reverse = s->with_reverse;
     a.scratch = s->molecule_scratch, a.scratch_size = p.scratch_size;
     return a;

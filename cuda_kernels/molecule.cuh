@@ -126,9 +126,11 @@ struct arguments {
     const int64_t *first;
     const int32_t *neighbour_row, *neighbour_atom, *atom_of_row, *species;
     const double *shift; /* or NULL */
-    const double *x;     /* may be in the host's memory: */
-    int is_alone;        /* one structure, whose rows and candidates are all that the layout is for */
-    int by_row;          /* neighbours are at their rows' positions, which are read once */
+    const double *x;     /* may be in the host's memory; not read where positions are here: */
+    int positions_here;  /* then [n] by atom; a read of the host's memory would take more than a microsecond */
+    double position[3 * MOST_ROWS];
+    int is_alone; /* one structure, whose rows and candidates are all that the layout is for */
+    int by_row;   /* neighbours are at their rows' positions, which are read once */
     int with_reverse;
     float *scratch; /* [structures][scratch_size] */
     size_t scratch_size;

@@ -49,7 +49,10 @@ template <typename B> __device__ inline void read_rows(const B &b)
         number_elements(b, thread < n ? a.species[b.begin + thread] : -1);
     } else if (thread < 32 + 3 * MOST_ROWS) {
         const int q = thread - 32;
-        if (q < 3 * n) b.doubles(a.at.position)[q] = a.x[3 * (size_t)a.atom_of_row[b.begin + q / 3] + q % 3];
+        if (q < 3 * n) {
+            const int at = 3 * a.atom_of_row[b.begin + q / 3] + q % 3;
+            b.doubles(a.at.position)[q] = a.positions_here ? a.position[at] : a.x[at];
+        }
     } else if (thread - 32 - 3 * MOST_ROWS <= n) {
         const int row = thread - 32 - 3 * MOST_ROWS;
         b.ints(a.at.row_first)[row] = (int)(a.first[b.begin + row] - b.first_slot);
