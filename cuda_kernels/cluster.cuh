@@ -41,7 +41,18 @@ __device__ inline void cluster_barrier()
     asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
-/* A barrier for bytes that arrive; one thread makes it, before cluster_barrier(). */
+/* The first half of a barrier that orders nothing but make_arrivals(), which every block's sends need. */
+__device__ inline void cluster_arrive()
+{
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
+
+__device__ inline void cluster_wait()
+{
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+/* A barrier for bytes that arrive; one thread makes it, before cluster_arrive(). */
 __device__ inline void make_arrivals(uint64_t *barrier)
 {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_place(barrier)) : "memory");

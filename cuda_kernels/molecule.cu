@@ -5,15 +5,17 @@
  * others out of work. Formulas are those of the layers' own files (docs/equations.md); in precision mixed too
  * everything is float.
  *
- * Launch   BLOCKS blocks a structure, 512 threads; 128 features have code of their own. Positions are read from, and
- *          results written to, the host's pinned memory: a copy each way would take as long as a layer. Nothing of a
+ * Launch   BLOCKS blocks a structure, 512 threads; 128 features have code of their own. Positions of one structure are
+ *          an argument, those of several are read from the host's pinned memory, where results are written: a copy each
+ *          way would take as long as a layer. Nothing of a
  *          launch is kept for the next, so there is nothing to record (recording.cuh), and a new list costs nothing
  *          here.
  * Bytes    each weight once a cluster each way: 120 F^2 bytes a layer, 5.9 MB with F = 128, L = 3, from L2; a row and
  *          layer l >= 1: 8 F floats into each block forward, 2 F in reverse and 5 F / BLOCKS from each block.
  * Cost     15 F^2 multiply-adds a row and layer each way, three products each, in tiles of 16 rows; filters 3 F (K + 1)
  *          an edge forward, twice that in reverse. 10 exchanges a layer (7 in the first), 3 more.
- * Share    not measured yet.
+ * Share    9 atoms: latency of dependent instructions, about 6 cycles each (H200), in stages of 200 to 600; what a block
+ *          does between two exchanges counts, not what it waits for (150 to 800 cycles of 3,000).
  * Order    fixed (molecule_*.cuh), and of the structure alone: the same bits in any company.
  */
 #include "molecule_results.cuh"
@@ -63,38 +65,54 @@ template <typename B> __device__ inline void forward(B &b, warp_weights<2, 2> &m
     readout(b, readout0);
 }
 
-template <int OWN>
+/* The structure's rows and candidates; what the host knows is not read. */
+template <typename B> __device__ inline void find_rows(B &b, int structure)
+{
+    const arguments &a = b.a;
+    if (a.is_alone) {
+        b.n = a.at.rows, b.n_slots = a.at.slots;
+        return;
+    }
+    const chunk rows = a.structures[structure];
+    b.n = rows.end - rows.begin, b.begin = rows.begin;
+    b.first_slot = a.first[rows.begin];
+    b.n_slots = (int)(a.first[rows.end] - b.first_slot);
+}
+
+template <int OWN, bool SHARED>
 __global__ void __cluster_dims__(BLOCKS, 1, 1) __launch_bounds__(THREADS, 1)
     molecule_kernel(const __grid_constant__ arguments a)
 {
     extern __shared__ __align__(16) char shared[];
     const int structure = blockIdx.x / BLOCKS, rank = cluster_rank();
-    const chunk rows = a.structures[structure];
-    block<OWN> b = {a, (float *)shared, a.scratch + structure * a.scratch_size, rank};
+    block<OWN, SHARED> b = {a, (float *)shared, a.scratch + structure * a.scratch_size, rank};
     b.first_column = rank * b.own();
-    b.n = rows.end - rows.begin, b.begin = rows.begin;
-    b.first_slot = a.first[rows.begin];
-    b.n_slots = (int)(a.first[rows.end] - b.first_slot);
     if (threadIdx.x < 2) {
         b.ints(a.at.bad)[threadIdx.x] = NO_ROW;
         make_arrivals((uint64_t *)(b.memory + a.at.arrivals) + threadIdx.x);
     }
-    warp_weights<2, 2> mix;
-    load_gathered(mix, a.layer[0].mix, b.F(), b.own(), 2, b.F(), rank);
+    cluster_arrive();
+    find_rows(b, structure);
     read_rows(b);
     load_biases(b);
     clear_filter(b);
+    warp_weights<2, 2> mix;
+    load_gathered(mix, a.layer[0].mix, b.F(), b.own(), 2, b.F(), rank);
     __syncthreads();
     b.n_elements = *b.ints(a.at.n_elements);
+    make_edges(b, b.ints(a.at.bad));
     warp_weights<4, 1> first_s, first_R;
     const int inputs = min(a.w.slots, b.n_elements) * a.w.paired;
-    load_first(b, first_s, a.first_s, 0, inputs);
-    load_first(b, first_R, a.first_R, 0, inputs);
-    make_edges(b, b.ints(a.at.bad));
+    load_first(b, first_s, first_R, 0, inputs);
     __syncthreads();
     for (int row = 0; row < b.n; row++) b.most_edges = max(b.most_edges, b.ints(a.at.row_count)[row]);
-    make_tables(b);
-    cluster_barrier(); /* every block runs, and the tables are there */
+    cluster_wait(); /* every block's barriers are made */
+    const bool shared_tables = SHARED || a.at.shared_tables;
+    make_tables(b, shared_tables);
+    if (!shared_tables)
+        cluster_barrier();
+    else
+        exchange(b, 2 * b.n_slots * a.w.table);
     first_message(b, first_s, first_R);
     warp_weights<4, 1> readout0_T;
     forward(b, mix, readout0_T);
@@ -104,10 +122,12 @@ __global__ void __cluster_dims__(BLOCKS, 1, 1) __launch_bounds__(THREADS, 1)
 
 typedef void (*molecule_function)(const arguments);
 
-/* 128 features are worth code of their own. */
-static molecule_function function_of(const widths &w)
+/* 128 features are worth code of their own, and so is memory that is known to be shared. */
+static molecule_function function_of(const widths &w, int shared_layers, int shared_tables)
 {
-    return w.own == MOST_FEATURES / BLOCKS ? molecule_kernel<MOST_FEATURES / BLOCKS> : molecule_kernel<0>;
+    constexpr int OWN = MOST_OWN;
+    if (w.own != OWN) return molecule_kernel<0, false>;
+    return shared_layers == w.L && shared_tables ? molecule_kernel<OWN, true> : molecule_kernel<OWN, false>;
 }
 
 /* ------------------------------------------------------------------------------------------------- plan */
@@ -136,7 +156,7 @@ template <typename R> static widths widths_of(const weights<R> &w)
 static int part_floats(const widths &w, int n)
 {
     const auto floats = [](int rows, int most, int columns) {
-        return SLICES * (rows < most ? rows : most) * stride_of(columns);
+        return (rows < most ? rows : most) * parts_stride(stride_of(columns));
     };
     return larger(larger(floats(3 * n, CHUNK, 2 * w.own), floats(n, CHUNK_WIDE, 3 * w.own)),
                   floats(n, CHUNK, w.own_readout));
@@ -160,7 +180,7 @@ static layout make_layout(const widths &w, int n, int E, int shared_layers, int 
     at.edges = take(4 * E);
     at.edge_adj = take(4 * E * w.tiles);
     at.edge_rows = take(E);
-    at.row_first = take(n), at.row_count = take(n), at.row_element = take(n), at.row_slot = take(n);
+    at.row_first = take(n + 1), at.row_count = take(n), at.row_element = take(n), at.row_slot = take(n);
     at.n_elements = take(1), at.slot_element = take(n);
     at.arrivals = take(4);
     at.bad = take(2);
@@ -265,7 +285,8 @@ template <typename T> mlff_status molecules_plan(state<T> *s, mlff_error *error)
     const widths w = widths_of(s->w);
     if (!choose_layout(w, rows, slots, (size_t)most, &at)) return MLFF_OK;
     const size_t bytes = (size_t)at.floats * sizeof(float);
-    if (bytes != p->shared_bytes) p->at_a_time = clusters_at_a_time(function_of(w), bytes, most);
+    if (bytes != p->shared_bytes)
+        p->at_a_time = clusters_at_a_time(function_of(w, at.shared_layers, at.shared_tables), bytes, most);
     p->shared_bytes = bytes;
     if (s->n_chunks > MOST_WAVES * p->at_a_time) return MLFF_OK;
     p->rows = rows, p->slots = slots;
@@ -298,11 +319,14 @@ template <typename T> static arguments arguments_of(const state<T> *s)
     a.embedding = w.embedding, a.first_s = w.first_s, a.first_R = w.first_R;
     a.readout0 = w.readout0.M, a.readout0_bias = w.readout0.b, a.readout0_T = w.readout0_T.M, a.readout1 = w.readout1;
     for (int l = 0; l < w.L; l++) a.layer[l] = pointers_of(w.layer[l]);
+    a.is_alone = s->n_chunks == 1;
     a.structures = s->chunks;
     a.first = s->first, a.neighbour_row = s->neighbour_row, a.neighbour_atom = s->neighbour_atom;
     a.atom_of_row = s->atom_of_row, a.species = s->species, a.shift = s->shift;
     a.by_row = s->n_all == s->graph->n_local;
     a.x = a.by_row ? (const double *)s->host : s->x;
+    a.positions_here = a.is_alone && a.by_row && s->n_all <= MOST_ROWS;
+    if (a.positions_here) memcpy(a.position, s->host, (size_t)s->n_all * 3 * sizeof(double));
     a.with_reverse = s->with_reverse;
     a.scratch = s->molecule_scratch, a.scratch_size = p.scratch_size;
     return a;
@@ -326,7 +350,7 @@ template <typename T> mlff_status molecules_evaluate(state<T> *s, char *results,
         if (!a.by_row)
             CUDA_TRY(cudaMemcpyAsync(s->x, s->host, (size_t)s->n_all * 3 * sizeof(double), cudaMemcpyHostToDevice,
                                      s->stream));
-        const molecule_function kernel = function_of(a.w);
+        const molecule_function kernel = function_of(a.w, s->molecules.shared_layers, s->molecules.shared_tables);
         kernel<<<(unsigned)s->n_chunks * BLOCKS, THREADS, s->molecules.shared_bytes, s->stream>>>(a);
         CUDA_TRY_LAUNCH("molecules");
     }

@@ -28,7 +28,7 @@ constexpr int BLOCKS = 8; /* of a cluster: the most that every device with clust
 constexpr int THREADS = 512, WARPS = THREADS / 32;
 constexpr int SLICES = 8,
               GROUPS = WARPS / SLICES; /* warps on the inputs and on the output columns of a gathered layer */
-constexpr int MOST_ROWS = 32, MOST_FEATURES = 128, MOST_READOUT = 256;
+constexpr int MOST_ROWS = 32, MOST_FEATURES = 128, MOST_READOUT = 256, MOST_OWN = MOST_FEATURES / BLOCKS;
 constexpr int CHUNK = 30; /* rows of a gathered layer whose parts are in memory at a time: whole triples of vectors */
 constexpr int CHUNK_WIDE = 16;   /* where it has more than 2 tiles of columns a warp */
 constexpr int MOST_SLOTS = 4;    /* elements whose coefficients of the first message are in memory at a time */
@@ -39,6 +39,12 @@ __host__ __device__ inline int stride_of(int n)
 {
     const int eights = (n + 7) / 8 * 8;
     return eights % 16 ? eights : eights + 8;
+}
+
+/* Of all slices' parts of a row, [SLICES][stride]: lanes (g, 2t) on different banks again. */
+__host__ __device__ inline int parts_stride(int stride)
+{
+    return SLICES * stride + 8;
 }
 
 /* A row of the filter in shared memory, for lanes (2t, g). */
@@ -73,20 +79,21 @@ struct layout {
     int position;                     /* double [n][3] */
     int edges;                        /* float4 [E] u, d */
     int edge_adj;                     /* float4 [tiles][E] */
-    int edge_rows;                    /* int [E] row of the neighbour | own row << 8; -1: no edge */
-    int row_first, row_count, row_element, row_slot; /* int [n], [n], [n], [n] */
-    int n_elements, slot_element;                    /* int [1]; int [n] elements of the structure, ascending */
-    int exchange[2], exchange_size;                  /* see above */
-    int part;                                        /* [SLICES][chunk][stride] of a gathered layer */
-    int operand;                                     /* input of a scattered layer, own columns */
-    int s, v, adj[2];                                /* [n][own], [n][3][own], [n][stride_of(4 own)] */
-    int biases;         /* [L][BIASES][own], then bias and weights of the readout [2][own_readout] */
-    int filter;         /* [steps of 8][filter_stride] */
-    int tables, layers; /* phi and dphi [2][E][table]; what layers keep */
-    int layer_size;     /* floats that a layer keeps */
-    int arrivals;       /* uint64_t [2] barriers of the exchange buffers */
-    int bad;            /* int [2] as bad_row in state.cuh */
-    int floats;         /* of all */
+    int edge_rows;                    /* int [E] neighbour's row | own << 8 | neighbour's slot << 16; -1: no edge */
+    int row_first, row_count,         /* [n + 1], [n] */
+        row_element, row_slot;        /* int [n] */
+    int n_elements, slot_element;     /* int [1]; int [n] elements of the structure, ascending */
+    int exchange[2], exchange_size;   /* see above */
+    int part;                         /* [chunk][parts_stride] of a gathered layer */
+    int operand;                      /* input of a scattered layer, own columns */
+    int s, v, adj[2];                 /* [n][own], [n][3][own], [n][stride_of(4 own)] */
+    int biases;                       /* [L][BIASES][own], then bias and weights of the readout [2][own_readout] */
+    int filter;                       /* [steps of 8][filter_stride] */
+    int tables, layers;               /* phi and dphi [2][E][table]; what layers keep */
+    int layer_size;                   /* floats that a layer keeps */
+    int arrivals;                     /* uint64_t [2] barriers of the exchange buffers */
+    int bad;                          /* int [2] as bad_row in state.cuh */
+    int floats;                       /* of all */
 };
 
 /* What a layer keeps for its reverse: own columns. */
@@ -119,8 +126,11 @@ struct arguments {
     const int64_t *first;
     const int32_t *neighbour_row, *neighbour_atom, *atom_of_row, *species;
     const double *shift; /* or NULL */
-    const double *x;     /* may be in the host's memory: */
-    int by_row;          /* neighbours are at their rows' positions, which are read once */
+    const double *x;     /* may be in the host's memory; not read where positions are here: */
+    int positions_here;  /* then [n] by atom; a read of the host's memory would take more than a microsecond */
+    double position[3 * MOST_ROWS];
+    int is_alone; /* one structure, whose rows and candidates are all that the layout is for */
+    int by_row;   /* neighbours are at their rows' positions, which are read once */
     int with_reverse;
     float *scratch; /* [structures][scratch_size] */
     size_t scratch_size;
@@ -130,8 +140,10 @@ struct arguments {
     double *sums, *forces, *atom_energy, *atom_virial; /* as in state.cuh */
 };
 
-/* A block at work. OWN: its columns where they are known to the compiler, else 0. */
-template <int OWN> struct block {
+/* A block at work. OWN: its columns where they are known to the compiler, else 0. SHARED: all tables and layers are in
+ * shared memory. */
+template <int OWN, bool SHARED> struct block {
+    static constexpr bool all_shared = SHARED;
     const arguments &a;
     float *memory;                    /* shared */
     float *scratch;                   /* of this structure */
@@ -189,7 +201,13 @@ __host__ __device__ inline int neighbour_of(int edge_rows)
 
 __host__ __device__ inline int centre_of(int edge_rows)
 {
-    return edge_rows >> 8;
+    return edge_rows >> 8 & 255;
+}
+
+/* The element's number within the structure, of the neighbour. */
+__host__ __device__ inline int slot_of(int edge_rows)
+{
+    return edge_rows >> 16;
 }
 
 /* floats of global memory that a block's kept layers need */
@@ -203,7 +221,7 @@ template <typename B> __device__ inline layer_memory layer_of(const B &b, int l)
     const layout &at = b.a.at;
     const int own = b.own(), n = at.rows, each = n * own;
     float *p = b.memory + at.layers + l * at.layer_size;
-    if (l >= at.shared_layers)
+    if (!B::all_shared && l >= at.shared_layers)
         p = b.scratch + (at.shared_tables ? 0 : 2 * (size_t)at.slots * b.a.w.table) +
             (size_t)b.rank * scratch_of_block(at, b.a.w.L) + (size_t)(l - at.shared_layers) * at.layer_size;
     layer_memory m;
@@ -220,7 +238,7 @@ template <typename B> __device__ inline layer_memory layer_of(const B &b, int l)
 
 template <typename B> __device__ inline float *tables_of(const B &b)
 {
-    return b.a.at.shared_tables ? b.memory + b.a.at.tables : b.scratch;
+    return B::all_shared || b.a.at.shared_tables ? b.memory + b.a.at.tables : b.scratch;
 }
 
 __device__ inline float2 two(const float *p)
@@ -248,6 +266,32 @@ __device__ inline float2 operator*(float x, float2 y)
     return make_float2(x * y.x, x * y.y);
 }
 
+constexpr unsigned ALL_LANES = 0xffffffffu;
+
+/* The sum over the four lanes of a quad, in all of them. */
+__device__ inline float2 over_quad(float2 value)
+{
+#pragma unroll
+    for (int other = 1; other < 4; other *= 2)
+        value =
+            value + make_float2(__shfl_xor_sync(ALL_LANES, value.x, other), __shfl_xor_sync(ALL_LANES, value.y, other));
+    return value;
+}
+
+/* The value that lane q of the quad has. */
+__device__ inline float2 of_lane(float2 value, int q)
+{
+    const int lane = threadIdx.x % 32 / 4 * 4 + q;
+    return make_float2(__shfl_sync(ALL_LANES, value.x, lane), __shfl_sync(ALL_LANES, value.y, lane));
+}
+
+/* A quad's value, which all its lanes have, to every block, at the same place of the exchange buffer: lane q to some. */
+template <typename B> __device__ inline void send_by_quad(const B &b, float *place, float2 value, int q)
+{
+#pragma unroll
+    for (int rank = 0; rank < BLOCKS; rank += 4) send(place, rank + q, value, b.arrivals_now());
+}
+
 /* To every block, at the same place of the exchange buffer. */
 template <typename B> __device__ inline void send_to_all(const B &b, float *place, float2 value)
 {
@@ -263,6 +307,18 @@ template <typename Body> __device__ inline void for_pairs(int begin, int rows, i
     for (int q = threadIdx.x; q < rows * half; q += THREADS) {
         const int row = q / half;
         body(begin + row, 2 * (q - row * half));
+    }
+}
+
+/* body(row, f, q, valid) for each row from `begin` on and each even own column, four lanes q a pair of columns; whole
+ * warps, so that lanes may exchange values: what is not valid repeats the last pair, and must not be written. */
+template <typename Body> __device__ inline void for_quads(int begin, int rows, int own, Body body)
+{
+    const int half = own / 2, all = rows * half;
+#pragma unroll 1
+    for (int first = threadIdx.x & ~31; first < 4 * all; first += THREADS) {
+        const int place = (first + (int)(threadIdx.x % 32)) / 4, pair = min(place, all - 1), row = pair / half;
+        body(begin + row, 2 * (pair - row * half), (int)(threadIdx.x % 4), place < all);
     }
 }
 

@@ -7,7 +7,7 @@
  * worked on. Of 8 inputs lane t has numbers 2t and 2t + 1, in one load: the order of a sum's terms is free.
  *
  * Order   gathered: 8 inputs at a time ascending within a slice, slices ascending; scattered: inputs ascending, blocks
- *         ascending. Sums beyond 8 inputs are ordinary additions: the units cut off what they add.
+ *         ascending; by quads of lanes: slices or blocks q and q + 4, then a fixed tree over q. Sums beyond 8 inputs are ordinary additions: the units cut off what they add.
  */
 #include "mma.cuh"
 #include "molecule.cuh"
@@ -106,12 +106,26 @@ template <int STEPS, int TILES>
 __device__ inline void load_gathered(warp_weights<STEPS, TILES> &w, const float *M, int inputs, int own, int parts,
                                      int part_width, int rank)
 {
+    if (own == 8 * GROUPS && inputs == 8 * SLICES * STEPS) { /* a tile of the warp is a part: one address for all */
+        const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+        const int width = parts * part_width;
+        const float *from = M + (8 * (warp % SLICES) + 2 * t) * width + rank * own + warp / SLICES * 8 + g;
+#pragma unroll
+        for (int step = 0; step < STEPS; step++)
+#pragma unroll
+            for (int tile = 0; tile < TILES; tile++)
+#pragma unroll
+                for (int q = 0; q < 2; q++)
+                    w.b[step][tile][q] =
+                        load_ahead_of_use(from + (8 * SLICES * step + q) * width + tile * part_width, tile < parts);
+        return;
+    }
     load_gathered(w, inputs, parts * own, [=](int k, int v, bool valid) {
         return load_ahead_of_use(M + k * parts * part_width + column_of(v, own, rank * own, part_width), valid);
     });
 }
 
-/* Parts of rows begin .. begin + rows - 1 to [SLICES][rows][stride]. x [rows][x_stride] begins at row 0. */
+/* Parts of rows begin .. begin + rows - 1 to [rows][SLICES][stride]. x [rows][x_stride] begins at row 0. */
 template <int STEPS, int TILES>
 __device__ inline void multiply_gathered(const warp_weights<STEPS, TILES> &w, const float *x, int x_stride, int inputs,
                                          int columns, int begin, int rows, float *part, int stride)
@@ -138,9 +152,9 @@ __device__ inline void multiply_gathered(const warp_weights<STEPS, TILES> &w, co
         for (int tile = 0; tile < TILES; tile++) {
             const int v = 8 * (group + GROUPS * tile) + 2 * t;
             if (v >= columns) continue;
-            float *to = part + (slice * rows + r0) * stride + v;
+            float *to = part + r0 * parts_stride(stride) + slice * stride + v;
             if (r0 < rows) put_two(to, make_float2(sum[tile][0], sum[tile][1]));
-            if (r1 < rows) put_two(to + 8 * stride, make_float2(sum[tile][2], sum[tile][3]));
+            if (r1 < rows) put_two(to + 8 * parts_stride(stride), make_float2(sum[tile][2], sum[tile][3]));
         }
     }
 }
@@ -152,14 +166,24 @@ struct slice_sums {
 
     __device__ float2 operator()(int row, int v) const
     {
-        const float *p = part + row * stride + v;
+        const float *p = part + row * parts_stride(stride) + v;
         float2 values[SLICES], sum = make_float2(0, 0);
 #pragma unroll
-        for (int slice = 0; slice < SLICES; slice++)
-            values[slice] = slice < slices ? two(p + slice * rows * stride) : sum;
+        for (int slice = 0; slice < SLICES; slice++) values[slice] = slice < slices ? two(p + slice * stride) : sum;
 #pragma unroll
         for (int slice = 0; slice < SLICES; slice++) sum = sum + values[slice];
         return sum;
+    }
+
+    /* The same, by the four lanes q of a quad; for all of them. */
+    __device__ float2 of_quad(int row, int v, int q) const
+    {
+        const float *p = part + row * parts_stride(stride) + v;
+        float2 sum = make_float2(0, 0);
+#pragma unroll
+        for (int slice = 0; slice < SLICES; slice += 4)
+            if (q + slice < slices) sum = sum + two(p + (q + slice) * stride);
+        return over_quad(sum);
     }
 };
 
@@ -190,6 +214,16 @@ __device__ inline void load_scattered(warp_weights<STEPS, 1> &w, const float *M,
                                       int F, int rank)
 {
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, column = threadIdx.x / 32 * 8 + g;
+    if (own == 16 && F == 8 * WARPS) { /* two steps are a part: one address for all */
+        const float *from = M + (rank * own + 2 * t) * F + column;
+#pragma unroll
+        for (int step = 0; step < STEPS; step++)
+#pragma unroll
+            for (int q = 0; q < 2; q++)
+                w.b[step][0][q] =
+                    load_ahead_of_use(from + (step / 2 * part_width + step % 2 * 8 + q) * F, step < 2 * parts);
+        return;
+    }
 #pragma unroll
     for (int step = 0; step < STEPS; step++) {
         const int k = 8 * step + 2 * t;
@@ -224,6 +258,17 @@ __device__ inline void scattered(const B &b, const warp_weights<STEPS, 1> &w, co
         if (r0 < rows) send(to + r0 * own, owner, make_float2(sum[0], sum[1]), b.arrivals_now());
         if (r1 < rows) send(to + r1 * own, owner, make_float2(sum[2], sum[3]), b.arrivals_now());
     }
+}
+
+/* The sum of what the blocks sent, after the exchange; by the four lanes q of a quad, for all of them. */
+template <typename B> __device__ inline float2 scattered_sum_of_quad(const B &b, int rows, int row, int f, int q)
+{
+    const int own = b.own();
+    const float *from = b.exchange_before() + row * own + f;
+    float2 sum = make_float2(0, 0);
+#pragma unroll
+    for (int rank = 0; rank < BLOCKS; rank += 4) sum = sum + two(from + (rank + q) * rows * own);
+    return over_quad(sum);
 }
 
 /* The sum of what the blocks sent, after the exchange. */

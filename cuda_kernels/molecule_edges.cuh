@@ -7,7 +7,7 @@
  * makes a share.
  *
  * Order   edges as candidates; coefficients: a row's edges ascending; sums over own columns of adjoints ascending; an
- *         edge's sums over functions: a lane's ascending, then a fixed tree over 8 lanes.
+ *         edge's sums over functions: a lane's ascending, then a fixed tree over 4 lanes.
  */
 #include "molecule_dense.cuh"
 
@@ -16,50 +16,57 @@ namespace mlff
 namespace molecule
 {
 
-constexpr unsigned ALL_LANES = 0xffffffffu;
-constexpr int EDGE_LANES = 8; /* on the functions of an edge */
+constexpr int EDGE_LANES = 4; /* on the functions of an edge */
 
 /* ---------------------------------------------------------------------------------------- rows and edges */
 
-/* A thread a row; elements of the structure are numbered ascending, so that no sum depends on who else is in the call.
- * */
-template <typename B> __device__ inline void read_rows(B &b)
+/* A lane a row; elements of the structure are numbered ascending, so that no sum depends on who else is in the call. */
+template <typename B> __device__ inline void number_elements(const B &b, int32_t element)
 {
     const arguments &a = b.a;
     const int lane = threadIdx.x;
-    if (lane < 32) {
-        const bool valid = lane < b.n;
-        const int32_t element = valid ? a.species[b.begin + lane] : -1;
-        bool is_first = valid;
+    const bool valid = lane < b.n;
+    const unsigned same = __match_any_sync(ALL_LANES, element);
+    const unsigned firsts = __ballot_sync(ALL_LANES, valid && __ffs(same) - 1 == lane);
+    int slot = 0;
 #pragma unroll 1
-        for (int other = 0; other < 32; other++)
-            if (__shfl_sync(ALL_LANES, element, other) == element && other < lane) is_first = false;
-        const unsigned firsts = __ballot_sync(ALL_LANES, is_first);
-        int slot = 0;
-#pragma unroll 1
-        for (int other = 0; other < 32; other++) {
-            const int32_t its = __shfl_sync(ALL_LANES, element, other);
-            if (firsts >> other & 1 && its < element) slot++;
-        }
-        if (valid) {
-            b.ints(a.at.row_element)[lane] = element;
-            b.ints(a.at.row_slot)[lane] = slot;
-            b.ints(a.at.slot_element)[slot] = element;
-            b.ints(a.at.row_first)[lane] = (int)(a.first[b.begin + lane] - b.first_slot);
-        }
-        if (lane == 0) *b.ints(a.at.n_elements) = __popc(firsts);
+    for (unsigned left = firsts; left; left &= left - 1)
+        if (__shfl_sync(ALL_LANES, element, __ffs(left) - 1) < element) slot++;
+    if (valid) {
+        b.ints(a.at.row_element)[lane] = element;
+        b.ints(a.at.row_slot)[lane] = slot;
+        b.ints(a.at.slot_element)[slot] = element;
     }
-#pragma unroll 1
-    for (int q = threadIdx.x; q < 3 * b.n; q += THREADS)
-        b.doubles(a.at.position)[q] = a.x[3 * (size_t)a.atom_of_row[b.begin + q / 3] + q % 3];
-#pragma unroll 1
-    for (int q = threadIdx.x; q < b.n_slots; q += THREADS) b.ints(a.at.edge_rows)[q] = -1;
-    const float4 zero = make_float4(0, 0, 0, 0);
-#pragma unroll 1
-    for (int q = threadIdx.x; q < b.tiles() * b.n_slots; q += THREADS) b.quads(a.at.edge_adj)[q] = zero;
+    if (lane == 0) *b.ints(a.at.n_elements) = __popc(firsts);
 }
 
-/* A warp a row, as edges_kernel (radial.cu) does it; a bad row is marked in *bad. */
+/* Rows and candidates' rows into shared memory: elements by the first warp, what takes longest by the others meanwhile. */
+template <typename B> __device__ inline void read_rows(const B &b)
+{
+    const arguments &a = b.a;
+    const int thread = threadIdx.x, n = b.n;
+    if (thread < 32) {
+        number_elements(b, thread < n ? a.species[b.begin + thread] : -1);
+    } else if (thread < 32 + 3 * MOST_ROWS) {
+        const int q = thread - 32;
+        if (q < 3 * n) {
+            const int at = 3 * a.atom_of_row[b.begin + q / 3] + q % 3;
+            b.doubles(a.at.position)[q] = a.positions_here ? a.position[at] : a.x[at];
+        }
+    } else if (thread - 32 - 3 * MOST_ROWS <= n) {
+        const int row = thread - 32 - 3 * MOST_ROWS;
+        b.ints(a.at.row_first)[row] = (int)(a.first[b.begin + row] - b.first_slot);
+    }
+#pragma unroll 4
+    for (int q = thread; q < b.n_slots; q += THREADS)
+        b.ints(a.at.edge_rows)[q] = a.neighbour_row[b.first_slot + q] - b.begin;
+    const float4 zero = make_float4(0, 0, 0, 0);
+#pragma unroll 1
+    for (int q = thread; q < b.tiles() * b.n_slots; q += THREADS) b.quads(a.at.edge_adj)[q] = zero;
+}
+
+/* A warp a row, as edges_kernel (radial.cu) does it; a bad row is marked in *bad. Edges take the places of candidates
+ * from the first on; the others become -1. */
 template <typename B> __device__ inline void make_edges(const B &b, int *bad)
 {
     const arguments &a = b.a;
@@ -69,7 +76,8 @@ template <typename B> __device__ inline void make_edges(const B &b, int *bad)
     for (int row = threadIdx.x / 32; row < b.n; row += WARPS) {
         const double x0 = position[3 * row], x1 = position[3 * row + 1], x2 = position[3 * row + 2];
         const int first = b.ints(a.at.row_first)[row];
-        const int candidates = (int)(a.first[b.begin + row + 1] - b.first_slot) - first;
+        const int candidates = b.ints(a.at.row_first)[row + 1] - first;
+        int *edge_rows = b.ints(a.at.edge_rows) + first;
         bool good = isfinite(x0) && isfinite(x1) && isfinite(x2);
         int count = 0;
 #pragma unroll 1
@@ -78,7 +86,7 @@ template <typename B> __device__ inline void make_edges(const B &b, int *bad)
             double r[3] = {0, 0, 0}, d = INFINITY;
             int neighbour_row = 0;
             if (base + lane < candidates) {
-                neighbour_row = a.neighbour_row[slot] - b.begin;
+                neighbour_row = edge_rows[base + lane];
                 const double *there =
                     a.by_row ? position + 3 * neighbour_row : a.x + 3 * (size_t)a.neighbour_atom[slot];
                 r[0] = there[0] - x0, r[1] = there[1] - x1, r[2] = there[2] - x2;
@@ -90,38 +98,57 @@ template <typename B> __device__ inline void make_edges(const B &b, int *bad)
             const bool keep = d < a.cutoff;
             const unsigned kept = __ballot_sync(ALL_LANES, keep);
             if (keep) {
-                const int e = first + count + __popc(kept & ((1u << lane) - 1));
-                b.quads(a.at.edges)[e] = make_float4((float)(r[0] / d), (float)(r[1] / d), (float)(r[2] / d), (float)d);
-                b.ints(a.at.edge_rows)[e] = neighbour_row | row << 8;
+                const int e = count + __popc(kept & ((1u << lane) - 1));
+                const double inverse = 1 / d;
+                b.quads(a.at.edges)[first + e] =
+                    make_float4((float)(r[0] * inverse), (float)(r[1] * inverse), (float)(r[2] * inverse), (float)d);
+                edge_rows[e] = neighbour_row | row << 8 | b.ints(a.at.row_slot)[neighbour_row] << 16;
             }
             count += __popc(kept);
         }
+        __syncwarp();
+        for (int e = count + lane; e < candidates; e += 32) edge_rows[e] = -1;
         if (!__all_sync(ALL_LANES, good) && lane == 0) atomicMin(bad, b.begin + row);
         if (lane == 0) b.ints(a.at.row_count)[row] = count;
     }
 }
 
-/* phi and dphi [2][E][table], 0 beyond function K. */
-template <typename B> __device__ inline void make_tables(const B &b)
+/* phi and dphi [2][E][table], 0 beyond function K: each block a share of the pairs of functions, to all of them, or,
+ * where the tables are in global memory, there. */
+template <typename B> __device__ inline void make_tables(const B &b, bool shared)
 {
     const arguments &a = b.a;
-    const int table = a.w.table, parts = a.at.shared_tables ? 1 : BLOCKS, mine = a.at.shared_tables ? 0 : b.rank;
-    float *phi = tables_of(b), *dphi = phi + a.at.slots * table;
-    const int share = (b.n_slots - mine + parts - 1) / parts;
+    const int half = a.w.table / 2, all = b.n_slots * half;
+    float *phi = tables_of(b), *dphi = phi + a.at.slots * a.w.table;
 #pragma unroll 1
-    for (int q = threadIdx.x; q < share * table; q += THREADS) {
-        const int e = q / table * parts + mine, k = q % table;
-        if (b.ints(a.at.edge_rows)[e] < 0) continue;
-        const float d = b.quads(a.at.edges)[e].w;
-        float fc, dfc, value, slope;
-        cutoff_function(a.radial, d, &fc, &dfc);
-        radial_function(a.radial, d, fc, dfc, k, &value, &slope);
-        phi[e * table + k] = value;
-        dphi[e * table + k] = slope;
+    for (int q = threadIdx.x * BLOCKS + b.rank; q < all; q += BLOCKS * THREADS) {
+        const int e = q / half, k = 2 * (q - e * half), place = e * a.w.table + k;
+        float2 value = make_float2(0, 0), slope = value;
+        if (b.ints(a.at.edge_rows)[e] >= 0) {
+            const float d = b.quads(a.at.edges)[e].w;
+            float fc, dfc;
+            cutoff_function(a.radial, d, &fc, &dfc);
+            radial_function(a.radial, d, fc, dfc, k, &value.x, &slope.x);
+            radial_function(a.radial, d, fc, dfc, k + 1, &value.y, &slope.y);
+        }
+        if (shared) {
+            send_to_all(b, phi + place, value);
+            send_to_all(b, dphi + place, slope);
+        } else {
+            put_two(phi + place, value);
+            put_two(dphi + place, slope);
+        }
     }
 }
 
 /* ----------------------------------------------------------------------------------------- first message */
+
+/* Of inputs [slots][paired]: the slot, without a division. */
+__device__ inline int slot_of_input(int k, int paired)
+{
+    static_assert(MOST_SLOTS == 4, "as many comparisons as slots but one");
+    return (k >= paired) + (k >= 2 * paired) + (k >= 3 * paired);
+}
 
 /* Coefficients of elements z0 .. z0 + slots - 1: [n] of phi, then [n][3] of phi u, each [slots][paired]. They lie in
  * the exchange buffer that nobody sends to. */
@@ -134,19 +161,19 @@ template <typename B> __device__ inline void make_coefficients(const B &b, int z
 {
     const arguments &a = b.a;
     const int width = slots * a.w.paired, stride = a.w.coefficient;
-    const int *edge_rows = b.ints(a.at.edge_rows), *row_slot = b.ints(a.at.row_slot);
+    const int *edge_rows = b.ints(a.at.edge_rows);
     const float *phi = tables_of(b);
     float *to = coefficients_of(b);
 #pragma unroll 1
     for (int q = threadIdx.x; q < b.n * width; q += THREADS) {
-        const int row = q / width, c = q - row * width, z = z0 + c / a.w.paired, k = c % a.w.paired;
+        const int row = q / width, c = q - row * width, slot = slot_of_input(c, a.w.paired);
+        const int z = z0 + slot, k = c - slot * a.w.paired;
         const int first = b.ints(a.at.row_first)[row], end = first + b.ints(a.at.row_count)[row];
         float sum = 0, x = 0, y = 0, w = 0;
         if (k < a.w.functions)
-#pragma unroll 1
+#pragma unroll 4 /* loads of several edges together */
             for (int e = first; e < end; e++) {
-                if (row_slot[neighbour_of(edge_rows[e])] != z) continue;
-                const float value = phi[e * a.w.table + k];
+                const float value = slot_of(edge_rows[e]) == z ? phi[e * a.w.table + k] : 0;
                 const float4 u = b.quads(a.at.edges)[e];
                 sum += value;
                 x += value * u.x, y += value * u.y, w += value * u.z;
@@ -157,17 +184,28 @@ template <typename B> __device__ inline void make_coefficients(const B &b, int z
     }
 }
 
-/* Weights of a pass of the first message: rows (element, function) of first_s or first_R, own columns. */
+/* Weights of a pass of the first message: rows (element, function) of first_s and first_R, own columns. Numbers of
+ * functions are even, so that inputs 2t and 2t + 1 are of one element. */
 template <typename B>
-__device__ inline void load_first(const B &b, warp_weights<4, 1> &w, const float *table, int z0, int inputs)
+__device__ inline void load_first(const B &b, warp_weights<4, 1> &w_s, warp_weights<4, 1> &w_R, int z0, int inputs)
 {
     const arguments &a = b.a;
-    load_gathered(w, inputs, b.own(), [&](int k, int v, bool valid) {
-        const int slot = k / a.w.paired, function = k - slot * a.w.paired;
-        valid = valid && function < a.w.functions;
+    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    const int slice = warp % SLICES, v = warp / SLICES * 8 + g;
+#pragma unroll
+    for (int step = 0; step < 4; step++) {
+        const int k = 8 * (slice + SLICES * step) + 2 * t, slot = slot_of_input(k, a.w.paired);
+        const int function = k - slot * a.w.paired;
+        const bool valid = k < inputs && v < b.own() && function < a.w.functions;
         const int element = valid ? b.ints(a.at.slot_element)[z0 + slot] : 0;
-        return load_ahead_of_use(table + (element * a.w.functions + function) * b.F() + b.first_column + v, valid);
-    });
+        const int at = (element * a.w.functions + function) * b.F() + b.first_column + v;
+#pragma unroll
+        for (int q = 0; q < 2; q++) {
+            const bool has = valid && function + q < a.w.functions;
+            w_s.b[step][0][q] = load_ahead_of_use(a.first_s + at + q * b.F(), has);
+            w_R.b[step][0][q] = load_ahead_of_use(a.first_R + at + q * b.F(), has);
+        }
+    }
 }
 
 /* A gathered layer's outputs added to [rows][own]. */
@@ -197,10 +235,7 @@ template <typename B> __device__ inline void first_message(const B &b, warp_weig
 #pragma unroll 1
     for (int z0 = 0; z0 < b.n_elements; z0 += a.w.slots) {
         const int slots = min(a.w.slots, b.n_elements - z0), inputs = slots * a.w.paired;
-        if (z0 > 0) {
-            load_first(b, w_s, a.first_s, z0, inputs);
-            load_first(b, w_R, a.first_R, z0, inputs);
-        }
+        if (z0 > 0) load_first(b, w_s, w_R, z0, inputs);
         make_coefficients(b, z0, slots);
         __syncthreads();
         const float *c = coefficients_of(b);
@@ -211,31 +246,39 @@ template <typename B> __device__ inline void first_message(const B &b, warp_weig
     for_pairs(0, 3 * b.n, own, [&](int row, int f) { send_to_all(b, to + row * in_all + f, two(v + row * own + f)); });
 }
 
-/* Adjoints of coefficients [n][slots][paired] float4, from own columns of the adjoint of the state. */
+/* Adjoints of coefficients [n][slots][paired] float4, from own columns of the adjoint of the state. A thread a
+ * coefficient of some rows: its weights, 16 columns at a time, are loaded once. */
 template <typename B> __device__ inline void make_coefficient_adjoints(const B &b, const float *adj, int z0, int slots)
 {
     const arguments &a = b.a;
-    const int own = b.own(), width = slots * a.w.paired, stride = stride_of(4 * own);
+    const int own = b.own(), width = slots * a.w.paired, stride = stride_of(4 * own), groups = THREADS / width;
+    const int group = threadIdx.x / width, c = threadIdx.x - group * width;
+    const int slot = slot_of_input(c, a.w.paired), k = c - slot * a.w.paired;
     float4 *to = (float4 *)coefficients_of(b);
+    const bool valid = group < groups && k < a.w.functions;
+    const int element = valid ? b.ints(a.at.slot_element)[z0 + slot] : 0;
+    const size_t at = ((size_t)element * a.w.functions + (valid ? k : 0)) * b.F() + b.first_column;
+    float2 w_s[MOST_OWN / 2], w_R[MOST_OWN / 2];
+#pragma unroll
+    for (int q = 0; q < MOST_OWN / 2; q++)
+        if (2 * q < own) w_s[q] = two(a.first_s + at + 2 * q), w_R[q] = two(a.first_R + at + 2 * q);
+    __syncthreads(); /* the adjoint is there, and what was in the coefficients' place was read */
+    if (group >= groups) return;
 #pragma unroll 1
-    for (int q = threadIdx.x; q < b.n * width; q += THREADS) {
-        const int row = q / width, c = q - row * width, slot = c / a.w.paired, k = c % a.w.paired;
+    for (int row = group; row < b.n; row += groups) {
         float4 sum = make_float4(0, 0, 0, 0);
-        if (k < a.w.functions) {
-            const int element = b.ints(a.at.slot_element)[z0 + slot];
-            const size_t at = ((size_t)element * a.w.functions + k) * b.F() + b.first_column;
-            const float *of = adj + row * stride;
-#pragma unroll 4
-            for (int f = 0; f < own; f += 2) {
-                const float2 w_s = two(a.first_s + at + f), w_R = two(a.first_R + at + f), s = two(of + f);
-                const float2 x = two(of + own + f), y = two(of + 2 * own + f), z = two(of + 3 * own + f);
-                sum.x += w_s.x * s.x + w_s.y * s.y;
-                sum.y += w_R.x * x.x + w_R.y * x.y;
-                sum.z += w_R.x * y.x + w_R.y * y.y;
-                sum.w += w_R.x * z.x + w_R.y * z.y;
-            }
+        const float *of = adj + row * stride;
+#pragma unroll
+        for (int q = 0; q < MOST_OWN / 2; q++) {
+            if (2 * q >= own || !valid) break;
+            const float2 s = two(of + 2 * q), x = two(of + own + 2 * q), y = two(of + 2 * own + 2 * q),
+                         z = two(of + 3 * own + 2 * q);
+            sum.x += w_s[q].x * s.x + w_s[q].y * s.y;
+            sum.y += w_R[q].x * x.x + w_R[q].y * x.y;
+            sum.z += w_R[q].x * y.x + w_R[q].y * y.y;
+            sum.w += w_R[q].x * z.x + w_R[q].y * z.y;
         }
-        to[q] = sum;
+        to[row * width + c] = sum;
     }
 }
 
@@ -248,7 +291,6 @@ template <typename B> __device__ inline void first_message_reverse(const B &b, c
 #pragma unroll 1
     for (int z0 = 0; z0 < b.n_elements; z0 += a.w.slots) {
         const int slots = min(a.w.slots, b.n_elements - z0), width = slots * a.w.paired;
-        __syncthreads();
         make_coefficient_adjoints(b, adj, z0, slots);
         __syncthreads();
         const float4 *c = (const float4 *)coefficients_of(b);
@@ -256,11 +298,12 @@ template <typename B> __device__ inline void first_message_reverse(const B &b, c
         for (int base = 0; base < b.n_slots; base += THREADS / EDGE_LANES) {
             const int e = min(base + (int)threadIdx.x / EDGE_LANES, b.n_slots - 1);
             const int rows = b.ints(a.at.edge_rows)[e];
-            const int slot = rows < 0 ? -1 : b.ints(a.at.row_slot)[neighbour_of(rows)] - z0;
+            const int slot = rows < 0 ? -1 : slot_of(rows) - z0;
             const bool mine = base + (int)threadIdx.x / EDGE_LANES < b.n_slots && slot >= 0 && slot < slots;
             const float4 *of_row = c + (rows < 0 ? 0 : centre_of(rows)) * width + slot * a.w.paired;
             const float4 u = b.quads(a.at.edges)[e];
             float4 sum = make_float4(0, 0, 0, 0);
+#pragma unroll 2
             for (int k = lane; k < a.w.functions && mine; k += EDGE_LANES) {
                 const float4 of = of_row[k];
                 const float value = phi[e * a.w.table + k], slope = dphi[e * a.w.table + k];

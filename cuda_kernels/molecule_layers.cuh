@@ -12,30 +12,38 @@ namespace molecule
 
 /* ------------------------------------------------------------------------------------------------ biases */
 
-/* `parts` parts of a bias, own columns. */
-__device__ inline void load_bias(float *to, const float *bias, int own, int parts, int part_width, int rank)
+/* Of the layer's biases, in the order of BIAS_CONTEXT0 and so on: part `which` of F values, or NULL. */
+__device__ inline const float *bias_part(const layer_pointers &w, int which, int last, int F)
 {
-#pragma unroll 1
-    for (int v = threadIdx.x; v < parts * own; v += THREADS)
-        to[v] = bias ? __ldg(bias + column_of(v, own, rank * own, part_width)) : 0;
+    const float *from = w.context0_bias;
+    int first = BIAS_CONTEXT0;
+    if (which >= BIAS_CONTEXT1) from = w.context1_bias, first = BIAS_CONTEXT1;
+    if (which >= BIAS_MIX) from = w.mix_bias, first = BIAS_MIX;
+    if (which >= BIAS_DENSE0) from = w.dense0_bias, first = BIAS_DENSE0;
+    if (which >= BIAS_DENSE1) from = w.dense1_bias, first = BIAS_DENSE1;
+    return from && !(last && which == BIAS_DENSE1 + 2) ? from + (which - first) * F : NULL;
 }
 
+/* A thread a value: their loads are under way together. */
 template <typename B> __device__ inline void load_biases(const B &b)
 {
     const arguments &a = b.a;
-    const int own = b.own(), F = b.F(), L = a.w.L;
+    const int own = b.own(), each = BIASES * own, of_layers = a.w.L * each, H = a.w.own_readout;
     float *to = b.floats(a.at.biases);
 #pragma unroll 1
-    for (int l = 0; l < L; l++, to += BIASES * own) {
-        const layer_pointers &w = a.layer[l];
-        load_bias(to + BIAS_CONTEXT0 * own, w.context0_bias, own, 1, F, b.rank);
-        load_bias(to + BIAS_CONTEXT1 * own, w.context1_bias, own, 3, F, b.rank);
-        load_bias(to + BIAS_MIX * own, w.mix_bias, own, 2, F, b.rank);
-        load_bias(to + BIAS_DENSE0 * own, w.dense0_bias, own, 1, F, b.rank);
-        load_bias(to + BIAS_DENSE1 * own, w.dense1_bias, own, l < L - 1 ? 3 : 2, F, b.rank);
+    for (int q = threadIdx.x; q < of_layers + 2 * H; q += THREADS) {
+        const float *from;
+        if (q < of_layers) {
+            const int l = q / each, v = q - l * each, which = v / own;
+            from = bias_part(a.layer[l], which, l == a.w.L - 1, b.F());
+            if (from) from += b.first_column + v - which * own;
+        } else {
+            const int v = q - of_layers, of_output = v >= H;
+            from = of_output ? a.readout1 : a.readout0_bias;
+            if (from) from += b.rank * H + v - of_output * H;
+        }
+        to[q] = from ? __ldg(from) : 0;
     }
-    load_bias(to, a.readout0_bias, a.w.own_readout, 1, a.w.H, b.rank);
-    load_bias(to + a.w.own_readout, a.readout1, a.w.own_readout, 1, a.w.H, b.rank);
 }
 
 template <typename B> __device__ inline const float *bias_of(const B &b, int l, int which)
@@ -43,11 +51,19 @@ template <typename B> __device__ inline const float *bias_of(const B &b, int l, 
     return b.floats(b.a.at.biases) + (l * BIASES + which) * b.own();
 }
 
+/* silu (silu.cuh) by the units' reciprocal, which is right but for the last bit and has no branch. */
+__device__ inline float fast_silu(float x, float *slope)
+{
+    const float sigma = __fdividef(1, 1 + exponential(-x));
+    *slope = sigma * (1 + x * (1 - sigma));
+    return x * sigma;
+}
+
 __device__ inline float2 silu_of_two(float2 x, float2 *slope)
 {
     float2 y;
-    y.x = silu(x.x, &slope->x);
-    y.y = silu(x.y, &slope->y);
+    y.x = fast_silu(x.x, &slope->x);
+    y.y = fast_silu(x.y, &slope->y);
     return y;
 }
 
@@ -58,11 +74,12 @@ __device__ inline void put_hidden(const B &b, const slice_sums &sums, int begin,
 {
     const int own = b.own(), in_all = stride_of(b.F());
     float *to = b.exchange_now() + b.first_column;
-    for_pairs(begin, rows, own, [&](int row, int f) {
+    for_quads(begin, rows, own, [&](int row, int f, int q, bool valid) {
         float2 slope;
-        const float2 h = silu_of_two(sums(row - begin, f) + two(bias + f), &slope);
-        put_two(slopes + row * own + f, slope);
-        send_to_all(b, to + row * in_all + f, h);
+        const float2 h = silu_of_two(sums.of_quad(row - begin, f, q) + two(bias + f), &slope);
+        if (!valid) return;
+        if (q == 0) put_two(slopes + row * own + f, slope);
+        send_by_quad(b, to + row * in_all + f, h, q);
     });
 }
 
@@ -75,30 +92,36 @@ template <typename B> __device__ inline void context(B &b, int l, const warp_wei
     const arguments &a = b.a;
     const int own = b.own(), F = b.F(), in_all = stride_of(F), stride = stride_of(5 * own);
     const layer_memory m = layer_of(b, l);
-    warp_weights<2, 3> w1;
-    load_gathered(w1, a.layer[l].context1, F, own, 3, F, b.rank);
     gathered(b, w, b.exchange_before(), in_all, F, own, b.n, [&](int begin, int rows, slice_sums sums) {
         put_hidden(b, sums, begin, rows, bias_of(b, l, BIAS_CONTEXT0), m.context_slope);
     });
+    warp_weights<2, 3> w1; /* loaded where all wait for each other anyway, like those of the other layers */
+    load_gathered(w1, a.layer[l].context1, F, own, 3, F, b.rank);
     load_filter(b, l);
     exchange(b, b.n * F);
-    load_gathered(mix, a.layer[l].mix, F, own, 2, F, b.rank);
     const float *bias = bias_of(b, l, BIAS_CONTEXT1);
     gathered(b, w1, b.exchange_before(), in_all, F, 3 * own, b.n, [&](int begin, int rows, slice_sums sums) {
-        for_pairs(begin, rows, own, [&](int row, int f) {
+        for_quads(begin, rows, own, [&](int row, int f, int q, bool valid) {
             float *x = m.features + row * stride + f;
-            const float2 x_v = sums(row - begin, 2 * own + f) + two(bias + 2 * own + f);
-            put_two(x, sums(row - begin, f) + two(bias + f));
-            put_two(x + own, sums(row - begin, own + f) + two(bias + own + f));
-            for (int c = 0; c < 3; c++) put_two(x + (2 + c) * own, x_v * two(m.v + (3 * row + c) * own + f));
-            put_two(m.x_v + row * own + f, x_v);
+            const int part = min(q, 2);
+            const float2 mine = sums(row - begin, part * own + f) + two(bias + part * own + f), x_v = of_lane(mine, 2);
+            if (q == 3 || !valid) return;
+            put_two(q < 2 ? x + q * own : m.x_v + row * own + f, mine);
+            put_two(x + (2 + q) * own, x_v * two(m.v + (3 * row + q) * own + f));
         });
     });
+    load_gathered(mix, a.layer[l].mix, F, own, 2, F, b.rank);
     wait_for_copies();
     __syncthreads();
 }
 
 /* ------------------------------------------------------------------------------------------------ update */
+
+/* As the units give it, right but for the last bit. */
+__device__ inline float square_root(float x)
+{
+    return x > 0 ? x * rsqrtf(x) : x;
+}
 
 /* V, U and n; s and n into all blocks. */
 template <typename B>
@@ -107,17 +130,19 @@ __device__ inline void put_norms(const B &b, const layer_memory &m, const slice_
 {
     const int own = b.own(), F = b.F(), in_all = stride_of(2 * F);
     float *to = b.exchange_now() + b.first_column;
-    for_pairs(begin / 3, rows / 3, own, [&](int row, int f) {
-        float2 square = make_float2(b.a.epsilon, b.a.epsilon);
-        for (int c = 0; c < 3; c++) {
-            const float2 V = sums(3 * row + c - begin, f) + two(bias + f);
-            const float2 U = sums(3 * row + c - begin, own + f) + two(bias + own + f);
-            put_two(m.VU + (3 * row + c) * 2 * own + f, V);
-            put_two(m.VU + (3 * row + c) * 2 * own + own + f, U);
-            square = square + V * V;
+    for_quads(begin / 3, rows / 3, own, [&](int row, int f, int q, bool valid) {
+        const int vector = 3 * row + min(q, 2);
+        const float2 V = sums(vector - begin, f) + two(bias + f),
+                     U = sums(vector - begin, own + f) + two(bias + own + f);
+        const float2 square = over_quad(q < 3 ? V * V : make_float2(0, 0));
+        if (!valid) return;
+        if (q < 3) {
+            put_two(m.VU + vector * 2 * own + f, V);
+            put_two(m.VU + vector * 2 * own + own + f, U);
         }
-        send_to_all(b, to + row * in_all + f, two(b.floats(b.a.at.s) + row * own + f));
-        send_to_all(b, to + row * in_all + F + f, make_float2(sqrtf(square.x), sqrtf(square.y)));
+        send_by_quad(b, to + row * in_all + f, two(b.floats(b.a.at.s) + row * own + f), q);
+        send_by_quad(b, to + row * in_all + F + f,
+                     make_float2(square_root(square.x + b.a.epsilon), square_root(square.y + b.a.epsilon)), q);
     });
 }
 
@@ -128,22 +153,20 @@ template <typename B> __device__ inline void put_update(const B &b, int l, const
     const layer_memory m = layer_of(b, l), next = layer_of(b, last ? l : l + 1);
     const float *bias = bias_of(b, l, BIAS_DENSE1), *v = b.floats(b.a.at.v);
     float *to = b.exchange_now() + b.first_column, *s = b.floats(b.a.at.s);
-    for_pairs(begin, rows, own, [&](int row, int f) {
-        const float *VU = m.VU + 6 * row * own + f;
-        float2 UV = make_float2(0, 0);
-        for (int c = 0; c < 3; c++) UV = UV + two(VU + 2 * c * own) * two(VU + (2 * c + 1) * own);
-        const float2 y_s = sums(row - begin, f) + two(bias + f);
-        const float2 y_sv = sums(row - begin, own + f) + two(bias + own + f);
-        const float2 sum = two(s + row * own + f) + y_s + y_sv * UV;
-        put_two(s + row * own + f, sum);
-        send_to_all(b, to + row * in_all + f, sum);
-        put_two(m.y_sv + row * own + f, y_sv);
-        if (last) return;
-        const float2 y_v = sums(row - begin, 2 * own + f) + two(bias + 2 * own + f);
-        put_two(m.y_v + row * own + f, y_v);
-        for (int c = 0; c < 3; c++)
-            put_two(next.v + (3 * row + c) * own + f,
-                    two(v + (3 * row + c) * own + f) + y_v * two(VU + (2 * c + 1) * own));
+    for_quads(begin, rows, own, [&](int row, int f, int q, bool valid) {
+        const int part = min(q, last ? 1 : 2), c = min(q, 2), vector = (3 * row + c) * own + f;
+        const float *VU = m.VU + (3 * row + c) * 2 * own + f;
+        const float2 U = two(VU + own), s_before = two(s + row * own + f);
+        const float2 UV = over_quad(q < 3 ? U * two(VU) : make_float2(0, 0));
+        const float2 mine = sums(row - begin, part * own + f) + two(bias + part * own + f);
+        const float2 sum = s_before + of_lane(mine, 0) + of_lane(mine, 1) * UV, y_v = of_lane(mine, 2);
+        if (!valid) return;
+        send_by_quad(b, to + row * in_all + f, sum, q);
+        if (q == 0) put_two(s + row * own + f, sum);
+        if (q == 1) put_two(m.y_sv + row * own + f, mine);
+        if (q == 3 || last) return;
+        if (q == 2) put_two(m.y_v + row * own + f, mine);
+        put_two(next.v + vector, two(v + vector) + y_v * U);
     });
 }
 
@@ -155,21 +178,21 @@ __device__ inline void update(B &b, int l, const warp_weights<2, 2> &w, LoadNext
     const arguments &a = b.a;
     const int own = b.own(), F = b.F(), parts = l < a.w.L - 1 ? 3 : 2;
     const layer_memory m = layer_of(b, l);
-    warp_weights<4, 1> w0;
-    load_gathered(w0, a.layer[l].dense0, 2 * F, own, 1, F, b.rank);
     gathered(b, w, b.exchange_before(), stride_of(F), F, 2 * own, 3 * b.n, [&](int begin, int rows, slice_sums sums) {
         put_norms(b, m, sums, begin, rows, bias_of(b, l, BIAS_MIX));
     });
+    warp_weights<4, 1> w0;
+    load_gathered(w0, a.layer[l].dense0, 2 * F, own, 1, F, b.rank);
     exchange(b, 2 * b.n * F);
-    warp_weights<2, 3> w1;
-    load_gathered(w1, a.layer[l].dense1, F, own, parts, F, b.rank);
     gathered(b, w0, b.exchange_before(), stride_of(2 * F), 2 * F, own, b.n, [&](int begin, int rows, slice_sums sums) {
         put_hidden(b, sums, begin, rows, bias_of(b, l, BIAS_DENSE0), m.dense_slope);
     });
+    warp_weights<2, 3> w1;
+    load_gathered(w1, a.layer[l].dense1, F, own, parts, F, b.rank);
     exchange(b, b.n * F);
-    load_next();
     gathered(b, w1, b.exchange_before(), stride_of(F), F, parts * own, b.n,
              [&](int begin, int rows, slice_sums sums) { put_update(b, l, sums, begin, rows); });
+    load_next();
 }
 
 /* ----------------------------------------------------------------------------------------------- readout */

@@ -101,6 +101,12 @@ __device__ inline float2 over_edges(float2 value)
     return value;
 }
 
+/* A half without an edge has filters of zero, and works on row 0: a branch would keep its loads from those of the other. */
+template <typename B> __device__ inline float4 edge_or_zero(const B &b, int e)
+{
+    return e < 0 ? make_float4(0, 0, 0, 0) : b.quads(b.a.at.edges)[e];
+}
+
 /* Adds what the edges of a pass give: s, v [3]. */
 template <typename B>
 __device__ inline void add_messages(const B &b, const layer_memory &m, const edge_pair &p, int f0, float2 (&sums)[2][4])
@@ -112,9 +118,8 @@ __device__ inline void add_messages(const B &b, const layer_memory &m, const edg
     const float(&W)[3][4] = filters[0];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        if (p.edge[half] < 0) continue;
         const float *x = m.features + p.neighbour[half] * stride + f;
-        const float4 edge = b.quads(a.at.edges)[p.edge[half]];
+        const float4 edge = edge_or_zero(b, p.edge[half]);
         const float u[3] = {edge.x, edge.y, edge.z};
         const float2 W_s = make_float2(W[0][2 * half], W[0][2 * half + 1]);
         const float2 R = make_float2(W[1][2 * half], W[1][2 * half + 1]) * two(x + own);
@@ -176,6 +181,16 @@ __device__ inline float inner(float2 x, float2 y)
     return x.x * y.x + x.y * y.y;
 }
 
+/* Component t of the sum over the four lanes t: after each exchange a lane is left with half of the components. */
+__device__ inline float over_columns(float4 value, int t)
+{
+    const bool upper = t & 2, odd = t & 1;
+    float keep = upper ? value.z : value.x, other = upper ? value.w : value.y;
+    keep += __shfl_xor_sync(ALL_LANES, upper ? value.x : value.z, 2);
+    other += __shfl_xor_sync(ALL_LANES, upper ? value.y : value.w, 2);
+    return (odd ? other : keep) + __shfl_xor_sync(ALL_LANES, odd ? keep : other, 1);
+}
+
 /* The edges of a pass: adjoints of the row's own features to sums (x_s, x_R, y [3]), of the edges to their places. */
 template <typename B>
 __device__ inline void add_message_adjoints(const B &b, const layer_memory &m, const float *adj, const edge_pair &p,
@@ -188,38 +203,28 @@ __device__ inline void add_message_adjoints(const B &b, const layer_memory &m, c
     const float(&W)[3][4] = filters[0], (&dW)[3][4] = filters[1];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        float4 edge_adj = make_float4(0, 0, 0, 0);
-        if (p.edge[half] >= 0) {
-            const float *own_x = m.features + p.row[half] * stride_of(5 * own) + f;
-            const float *to = adj + p.neighbour[half] * stride_of(4 * own) + f;
-            const float4 edge = b.quads(a.at.edges)[p.edge[half]];
-            const float2 s_adj = two(to), v0 = two(to + own), v1 = two(to + 2 * own), v2 = two(to + 3 * own);
-            const float2 x_s = two(own_x), x_R = two(own_x + own);
-            const float2 along = -edge.x * v0 + -edge.y * v1 + -edge.z * v2;
-            const float2 dot = two(own_x + 2 * own) * v0 + two(own_x + 3 * own) * v1 + two(own_x + 4 * own) * v2;
-            const int q = 2 * half;
-            const float2 W_s = make_float2(W[0][q], W[0][q + 1]), W_R = make_float2(W[1][q], W[1][q + 1]),
-                         W_v = make_float2(W[2][q], W[2][q + 1]), R = W_R * x_R;
-            sums[half][0] = sums[half][0] + W_s * s_adj;
-            sums[half][1] = sums[half][1] + W_R * along;
-            sums[half][2] = sums[half][2] + W_v * v0;
-            sums[half][3] = sums[half][3] + W_v * v1;
-            sums[half][4] = sums[half][4] + W_v * v2;
-            edge_adj = make_float4(-inner(R, v0), -inner(R, v1), -inner(R, v2),
-                                   inner(make_float2(dW[0][q], dW[0][q + 1]), x_s * s_adj) +
-                                       inner(make_float2(dW[1][q], dW[1][q + 1]), x_R * along) +
-                                       inner(make_float2(dW[2][q], dW[2][q + 1]), dot));
-            if (f0 + 2 * t >= own) edge_adj = make_float4(0, 0, 0, 0);
-        }
-        for (int other = 1; other < 4; other *= 2) {
-            edge_adj.x += __shfl_xor_sync(ALL_LANES, edge_adj.x, other);
-            edge_adj.y += __shfl_xor_sync(ALL_LANES, edge_adj.y, other);
-            edge_adj.z += __shfl_xor_sync(ALL_LANES, edge_adj.z, other);
-            edge_adj.w += __shfl_xor_sync(ALL_LANES, edge_adj.w, other);
-        }
-        if (t != half || p.edge[half] < 0) continue;
-        float4 *to = b.quads(a.at.edge_adj) + tile * b.n_slots + p.edge[half];
-        *to = make_float4(to->x + edge_adj.x, to->y + edge_adj.y, to->z + edge_adj.z, to->w + edge_adj.w);
+        const float *own_x = m.features + p.row[half] * stride_of(5 * own) + f;
+        const float *to = adj + p.neighbour[half] * stride_of(4 * own) + f;
+        const float4 edge = edge_or_zero(b, p.edge[half]);
+        const float2 s_adj = two(to), v0 = two(to + own), v1 = two(to + 2 * own), v2 = two(to + 3 * own);
+        const float2 x_s = two(own_x), x_R = two(own_x + own);
+        const float2 along = -edge.x * v0 + -edge.y * v1 + -edge.z * v2;
+        const float2 dot = two(own_x + 2 * own) * v0 + two(own_x + 3 * own) * v1 + two(own_x + 4 * own) * v2;
+        const int q = 2 * half;
+        const float2 W_s = make_float2(W[0][q], W[0][q + 1]), W_R = make_float2(W[1][q], W[1][q + 1]),
+                     W_v = make_float2(W[2][q], W[2][q + 1]), R = W_R * x_R;
+        sums[half][0] = sums[half][0] + W_s * s_adj;
+        sums[half][1] = sums[half][1] + W_R * along;
+        sums[half][2] = sums[half][2] + W_v * v0;
+        sums[half][3] = sums[half][3] + W_v * v1;
+        sums[half][4] = sums[half][4] + W_v * v2;
+        float4 edge_adj = make_float4(-inner(R, v0), -inner(R, v1), -inner(R, v2),
+                                      inner(make_float2(dW[0][q], dW[0][q + 1]), x_s * s_adj) +
+                                          inner(make_float2(dW[1][q], dW[1][q + 1]), x_R * along) +
+                                          inner(make_float2(dW[2][q], dW[2][q + 1]), dot));
+        if (f0 + 2 * t >= own) edge_adj = make_float4(0, 0, 0, 0);
+        const float sum = over_columns(edge_adj, t); /* component t */
+        if (p.edge[half] >= 0) ((float *)(b.quads(a.at.edge_adj) + tile * b.n_slots + p.edge[half]))[t] += sum;
     }
 }
 

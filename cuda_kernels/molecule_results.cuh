@@ -16,10 +16,12 @@ namespace mlff
 namespace molecule
 {
 
-/* Edges rank, rank + BLOCKS, ... are a block's share. */
+/* Edges rank, rank + BLOCKS, ... are a block's share; one at least, which may be none, so that who has all parts of its
+ * share has heard from every block. */
 __host__ __device__ inline int share_of(int n_slots, int rank)
 {
-    return (n_slots - rank + BLOCKS - 1) / BLOCKS;
+    const int share = (n_slots - rank + BLOCKS - 1) / BLOCKS;
+    return share > 0 ? share : 1;
 }
 
 /* Floats of the exchange buffers: parts of a share [BLOCKS][share][4]; gradients [E][4], then energies [BLOCKS][n] in
@@ -35,10 +37,10 @@ template <typename B> __device__ inline void send_edge_parts(const B &b)
 {
     const float4 *adj = b.quads(b.a.at.edge_adj);
 #pragma unroll 1
-    for (int e = threadIdx.x; e < b.n_slots; e += THREADS) {
+    for (int e = threadIdx.x; e < max(b.n_slots, BLOCKS); e += THREADS) {
         const int owner = e % BLOCKS;
-        float4 sum = adj[e];
-        for (int tile = 1; tile < b.tiles(); tile++) {
+        float4 sum = e < b.n_slots ? adj[e] : make_float4(0, 0, 0, 0);
+        for (int tile = 1; tile < b.tiles() && e < b.n_slots; tile++) {
             const float4 x = adj[tile * b.n_slots + e];
             sum = make_float4(sum.x + x.x, sum.y + x.y, sum.z + x.z, sum.w + x.w);
         }
@@ -56,6 +58,7 @@ template <typename B> __device__ inline void send_gradients(const B &b)
 #pragma unroll 1
     for (int q = threadIdx.x; q < share; q += THREADS) {
         const int e = q * BLOCKS + b.rank;
+        if (e >= b.n_slots) break;
         float4 sum = parts[q];
 #pragma unroll
         for (int rank = 1; rank < BLOCKS; rank++) {

@@ -10,34 +10,31 @@ namespace mlff
 namespace molecule
 {
 
-/* y_adj of layer l from the adjoints of its outputs, s_adj here and v_adj in `adj`: the operand of dense1's reverse. */
+/* y_adj of layer l from the adjoints of its outputs, s_adj here and v_adj in `adj`: the operand of dense1's reverse. By
+ * quads. */
 template <typename B>
-__device__ inline void put_outputs_reverse(const B &b, int l, const float *adj, int row, int f, float2 s_adj)
+__device__ inline void put_outputs_reverse(const B &b, int l, const float *adj, int row, int f, float2 s_adj, int q,
+                                           bool valid)
 {
-    const int own = b.own(), last = l == b.a.w.L - 1;
-    const float *VU = layer_of(b, l).VU + 6 * row * own + f, *v_adj = adj + row * stride_of(4 * own) + own + f;
-    float *to = b.floats(b.a.at.operand) + row * stride_of((last ? 2 : 3) * own) + f;
-    float2 UV = make_float2(0, 0), Uv = UV;
-    for (int c = 0; c < 3; c++) {
-        const float2 U = two(VU + (2 * c + 1) * own);
-        UV = UV + U * two(VU + 2 * c * own);
-        Uv = Uv + U * two(v_adj + c * own);
-    }
-    put_two(to, s_adj);
-    put_two(to + own, s_adj * UV);
-    if (!last) put_two(to + 2 * own, Uv);
+    const int own = b.own(), last = l == b.a.w.L - 1, c = min(q, 2);
+    const float *VU = layer_of(b, l).VU + (3 * row + c) * 2 * own + f;
+    const float2 zero = make_float2(0, 0), U = q < 3 ? two(VU + own) : zero;
+    const float2 UV = over_quad(U * two(VU));
+    const float2 Uv = over_quad(last ? zero : U * two(adj + row * stride_of(4 * own) + (1 + c) * own + f));
+    if (valid && q < (last ? 2 : 3))
+        put_two(b.floats(b.a.at.operand) + row * stride_of((last ? 2 : 3) * own) + q * own + f, q == 0   ? s_adj
+                                                                                                : q == 1 ? s_adj * UV
+                                                                                                         : Uv);
 }
 
 /* The start of all adjoints, from what readout0's reverse sent: v_adj = 0. */
 template <typename B> __device__ inline void begin_reverse(const B &b, float *adj)
 {
     const int own = b.own(), stride = stride_of(4 * own);
-    for_pairs(0, b.n, own, [&](int row, int f) {
-        const float2 s_adj = scattered_sum(b, b.n, row, f);
-        float *to = adj + row * stride + f;
-        put_two(to, s_adj);
-        for (int c = 1; c < 4; c++) put_two(to + c * own, make_float2(0, 0));
-        put_outputs_reverse(b, b.a.w.L - 1, adj, row, f, s_adj);
+    for_quads(0, b.n, own, [&](int row, int f, int q, bool valid) {
+        const float2 s_adj = scattered_sum_of_quad(b, b.n, row, f, q);
+        if (valid) put_two(adj + row * stride + q * own + f, q == 0 ? s_adj : make_float2(0, 0));
+        put_outputs_reverse(b, b.a.w.L - 1, adj, row, f, s_adj, q, valid);
     });
     __syncthreads();
 }
@@ -47,14 +44,15 @@ template <typename B> __device__ inline void put_hidden_adjoints(const B &b, con
 {
     const int own = b.own(), in_all = stride_of(b.F());
     float *to = b.exchange_now() + b.first_column;
-    for_pairs(0, b.n, own, [&](int row, int f) {
-        send_to_all(b, to + row * in_all + f, scattered_sum(b, b.n, row, f) * two(slopes + row * own + f));
+    for_quads(0, b.n, own, [&](int row, int f, int q, bool valid) {
+        const float2 sum = scattered_sum_of_quad(b, b.n, row, f, q);
+        if (valid) send_by_quad(b, to + row * in_all + f, sum * two(slopes + row * own + f), q);
     });
 }
 
-__device__ inline float quotient_or_zero(float x, float n)
+__device__ inline float times_inverse_root(float x, float square)
 {
-    return n > 0 ? x / n : 0;
+    return square > 0 ? x * rsqrtf(square) : 0;
 }
 
 /* (V_adj, U_adj), the operand of mix's reverse, and s_adj += the first half of [s, n]_adj. */
@@ -63,23 +61,22 @@ __device__ inline void put_products_reverse(const B &b, int l, const slice_sums 
 {
     const int own = b.own(), last = l == b.a.w.L - 1, stride = stride_of(2 * own);
     const layer_memory m = layer_of(b, l);
-    for_pairs(begin, rows, own, [&](int row, int f) {
-        const float *VU = m.VU + 6 * row * own + f;
+    for_quads(begin, rows, own, [&](int row, int f, int q, bool valid) {
+        const int c = min(q, 2);
+        const float *VU = m.VU + (3 * row + c) * 2 * own + f;
         float *state_adj = adj + row * stride_of(4 * own) + f;
-        float2 square = make_float2(b.a.epsilon, b.a.epsilon);
-        for (int c = 0; c < 3; c++) square = square + two(VU + 2 * c * own) * two(VU + 2 * c * own);
-        const float2 n_adj = sums(row - begin, own + f), s_adj = two(state_adj);
-        const float2 along =
-            make_float2(quotient_or_zero(n_adj.x, sqrtf(square.x)), quotient_or_zero(n_adj.y, sqrtf(square.y)));
+        const float2 V = two(VU), U = two(VU + own), s_adj = two(state_adj), zero = make_float2(0, 0);
+        const float2 square = over_quad(q < 3 ? V * V : zero), mine = sums(row - begin, q % 2 * own + f);
+        const float2 n_adj = of_lane(mine, 1), y_v = last ? zero : two(m.y_v + row * own + f);
+        const float2 along = make_float2(times_inverse_root(n_adj.x, square.x + b.a.epsilon),
+                                         times_inverse_root(n_adj.y, square.y + b.a.epsilon));
         const float2 across = s_adj * two(m.y_sv + row * own + f);
-        const float2 y_v = last ? make_float2(0, 0) : two(m.y_v + row * own + f);
-        for (int c = 0; c < 3; c++) {
-            const float2 V = two(VU + 2 * c * own), U = two(VU + (2 * c + 1) * own);
-            float *to = b.floats(b.a.at.operand) + (3 * row + c) * stride + f;
-            put_two(to, along * V + across * U);
-            put_two(to + own, across * V + two(state_adj + (1 + c) * own) * y_v);
-        }
-        put_two(state_adj, s_adj + sums(row - begin, f));
+        if (!valid) return;
+        if (q == 0) put_two(state_adj, s_adj + mine);
+        if (q == 3) return;
+        float *to = b.floats(b.a.at.operand) + (3 * row + q) * stride + f;
+        put_two(to, along * V + across * U);
+        put_two(to + own, across * V + two(state_adj + (1 + q) * own) * y_v);
     });
 }
 
@@ -91,19 +88,19 @@ __device__ inline void update_reverse(B &b, int l, const warp_weights<6, 1> &w, 
     const arguments &a = b.a;
     const int own = b.own(), F = b.F(), parts = l < a.w.L - 1 ? 3 : 2;
     const layer_pointers &y = a.layer[l];
+    scattered(b, w, b.floats(a.at.operand), stride_of(parts * own), parts * own, b.n);
     warp_weights<2, 2> w0;
     load_gathered(w0, y.dense0_T, F, own, 2, F, b.rank);
-    scattered(b, w, b.floats(a.at.operand), stride_of(parts * own), parts * own, b.n);
     exchange(b, b.n * F);
+    put_hidden_adjoints(b, layer_of(b, l).dense_slope);
     warp_weights<4, 1> mix;
     load_scattered(mix, y.mix_T, own, 2, F, F, b.rank);
-    put_hidden_adjoints(b, layer_of(b, l).dense_slope);
     exchange(b, b.n * F);
-    load_next();
     gathered(b, w0, b.exchange_before(), stride_of(F), F, 2 * own, b.n,
              [&](int begin, int rows, slice_sums sums) { put_products_reverse(b, l, sums, begin, rows, adj); });
     __syncthreads();
     scattered(b, mix, b.floats(a.at.operand), stride_of(2 * own), 2 * own, 3 * b.n);
+    load_next();
     exchange(b, 3 * b.n * F);
     for_pairs(0, 3 * b.n, own, [&](int vector, int f) {
         const int row = vector / 3;
@@ -121,19 +118,19 @@ __device__ inline void context_reverse(B &b, int l, const warp_weights<6, 1> &w,
 {
     const arguments &a = b.a;
     const int own = b.own(), F = b.F();
+    scattered(b, w, b.floats(a.at.operand), stride_of(3 * own), 3 * own, b.n);
     warp_weights<2, 1> w0;
     load_gathered(w0, a.layer[l].context0_T, F, own, 1, F, b.rank);
-    scattered(b, w, b.floats(a.at.operand), stride_of(3 * own), 3 * own, b.n);
     exchange(b, b.n * F);
-    load_scattered(next, a.layer[l - 1].dense1_T, own, 3, F, F, b.rank);
     put_hidden_adjoints(b, layer_of(b, l).context_slope);
+    load_scattered(next, a.layer[l - 1].dense1_T, own, 3, F, F, b.rank);
     exchange(b, b.n * F);
     gathered(b, w0, b.exchange_before(), stride_of(F), F, own, b.n, [&](int begin, int rows, slice_sums sums) {
-        for_pairs(begin, rows, own, [&](int row, int f) {
+        for_quads(begin, rows, own, [&](int row, int f, int q, bool valid) {
             float *s_adj = adj + row * stride_of(4 * own) + f;
-            const float2 sum = two(s_adj) + sums(row - begin, f);
-            put_two(s_adj, sum);
-            put_outputs_reverse(b, l - 1, adj, row, f, sum);
+            const float2 sum = two(s_adj) + sums.of_quad(row - begin, f, q);
+            put_outputs_reverse(b, l - 1, adj, row, f, sum, q, valid);
+            if (valid && q == 0) put_two(s_adj, sum);
         });
     });
     __syncthreads();
