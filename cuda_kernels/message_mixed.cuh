@@ -124,7 +124,7 @@ __device__ inline void gather_halves(const char *stage, const staged_edges &edge
         for (int k = 0; k < 2; k++) {
             const int neighbour = edges.neighbour[tile * 16 + q % 2 * 8 + 2 * t + k], at = q / 2 * 8 + g;
             two[k] = neighbour >= 0 ? ((const __half *)(stage + neighbour))[plane * COLUMNS + at]
-                                    : features[((size_t)(-1 - neighbour) * 5 + plane) * F + column + at];
+                                    : features[((size_t)(-1 - neighbour) * FORWARD_PLANES + plane) * F + column + at];
         }
         const __half2 pair = __halves2half2(two[0], two[1]);
         to[q] = *(const uint32_t *)&pair;
@@ -218,6 +218,46 @@ struct mixed_part {
         return __half2float(__ushort_as_half((unsigned short)bits));
     }
 };
+
+/* A row's warp. */
+template <bool GAUSSIAN, typename Shared>
+__device__ inline void forward_rows(const matrix_arguments &a, const __half *__restrict__ features,
+                                    const __half *__restrict__ v_in, float *s, __half *v_out, Shared &shared)
+{
+    constexpr int ROWS = Shared::ROWS;
+    const int warp = threadIdx.x / 32, slices = a.F / COLUMNS;
+    ring slice_ring, pass_ring;
+    for (;; pass_ring.advance()) {
+        const staged_pass<ROWS> &pass = shared.pass[pass_ring.buffer];
+        barrier_wait(&shared.pass_full[pass_ring.buffer], pass_ring.parity);
+        if (pass.cluster < 0) break;
+        const staged_edges &edges = pass.row[warp];
+        const int row = pass.cluster * ROWS + warp, begin = pass.begin, left = pass.edges[warp] - begin,
+                  tiles = tiles_of(left);
+        const bool all_seated = pass.all_seated;
+        radial_pairs phi[TILES];
+        mixed_edges own;
+        make_radial_pairs<GAUSSIAN>(a, shared.table, edges, left, tiles, phi);
+        own.load(edges, tiles);
+        const mixed_part to(row, a.F, row < a.N && (begin == 0 || tiles > 0));
+        for (int slice = 0; slice < slices; slice++, slice_ring.advance()) {
+            const int column = slice * COLUMNS;
+            uint32_t old[4];
+            to.load(begin > 0 ? v_out : v_in, s, a.F, column, old);
+            barrier_wait(&shared.stage_full[slice_ring.buffer], slice_ring.parity);
+            float sum[4] = {};
+            const char *stage = shared.stage[slice_ring.buffer];
+            const uint2 *weights = shared.weights[slice_ring.buffer];
+            if (all_seated)
+                mixed_slice<true>(a, stage, weights, features, edges, own, phi, tiles, column, sum);
+            else
+                mixed_slice<false>(a, stage, weights, features, edges, own, phi, tiles, column, sum);
+            barrier_arrive(&shared.stage_empty[slice_ring.buffer]);
+            to.store(v_out, s, a.F, column, old, sum, a.scale);
+        }
+        barrier_arrive(&shared.pass_empty[pass_ring.buffer]);
+    }
+}
 
 } // namespace mlff
 

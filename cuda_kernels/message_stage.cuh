@@ -14,7 +14,8 @@ namespace mlff
 {
 
 constexpr int COLUMNS = 16, TILES = 4, PASS_EDGES = 16 * TILES;
-constexpr int SLICE_FRAGMENTS = 3 * 2 * PARTS * 32; /* uint2 of a slice's weights */
+constexpr int FORWARD_PLANES = 5, REVERSE_PLANES = 4; /* x_s, x_R, y (3); s_adj, v_adj (3) */
+constexpr int SLICE_FRAGMENTS = 3 * 2 * PARTS * 32;   /* uint2 of a slice's weights */
 
 template <typename T> constexpr bool SPLIT = sizeof(T) == sizeof(float);
 

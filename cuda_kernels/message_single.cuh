@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef MLFF_CUDA_MESSAGE_SINGLE_CUH
+#define MLFF_CUDA_MESSAGE_SINGLE_CUH
+/*
+ * A row's message in single (message_matrix.cu): the matrix units make the filters of 16 edges and 16 columns from halves of 11
+ * bits; products with the neighbours and sums over the edges are ordinary arithmetic. Lane 4g + t has edges g and 8 + g of a tile
+ * and columns 4t .. 4t + 3.
+ */
+#include "message_stage.cuh"
+
+namespace mlff
+{
+
+/* The lane's four columns of plane p of an edge's neighbour, which is where its seat begins, or -1 - row where it has none.
+ * stage: at the lane's columns. ALL: every edge of the cluster has a seat. */
+template <bool ALL>
+__device__ inline void gather(const char *stage, const float *features, int F, int neighbour, int plane, int column,
+                              float (&to)[4])
+{
+    if (ALL || neighbour >= 0)
+        load_four((const float *)(stage + neighbour + plane * COLUMNS * (int)sizeof(float)), to);
+    else
+        load_four(features + ((size_t)(-1 - neighbour) * FORWARD_PLANES + plane) * F + column, to);
+}
+
+/* One slice of a row: sum [4][4] of s and v of the lane's columns, over its rows g of every tile. */
+template <bool ALL>
+__device__ inline void single_slice(const matrix_arguments &a, const char *stage, const uint2 *weights,
+                                    const float *features, const float4 *geometry, const uint4 (&phi)[TILES][PARTS],
+                                    int tiles, int column, float (&sum)[4][4])
+{
+    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    const char *lane_stage = stage + 4 * t * sizeof(float);
+    uint2 b[3][2][PARTS];
+#pragma unroll
+    for (int kind = 0; kind < 3; kind++) load_weights<true>(weights, kind, lane, b[kind]);
+#pragma unroll
+    for (int tile = 0; tile < TILES; tile++) {
+        if (tile % 2 == 0 && tile >= tiles) break; /* in pairs: fewer branches */
+        float W[3][2][4];
+#pragma unroll
+        for (int kind = 0; kind < 3; kind++) filter<true>(phi[tile], b[kind], W[kind]);
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const float4 r = geometry[tile * 16 + 8 * h + g];
+            float x[5][4];
+#pragma unroll
+            for (int p = 0; p < 5; p++)
+                gather<ALL>(lane_stage, features, a.F, __float_as_int(r.w), p, column + 4 * t, x[p]);
+#pragma unroll
+            for (int q = 0; q < 4; q++) {
+                const int at = 2 * h + q % 2;
+                const float R = W[1][q / 2][at] * x[1][q], w = W[2][q / 2][at];
+                sum[0][q] += W[0][q / 2][at] * x[0][q];
+                sum[1][q] += R * r.x;
+                sum[1][q] += w * x[2][q];
+                sum[2][q] += R * r.y;
+                sum[2][q] += w * x[3][q];
+                sum[3][q] += R * r.z;
+                sum[3][q] += w * x[4][q];
+            }
+        }
+    }
+}
+
+/* Where a lane's two columns of a row's sums go: vector g / 2 of (s, v). */
+struct single_part {
+    const float *in;
+    float *out;
+
+    __device__ single_part(int row, int F, const float *v_in, float *v_out, float *s)
+    {
+        const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, column = 4 * t + 2 * (g % 2);
+        const size_t at = ((size_t)row * 3 + g / 2 - 1) * F + column, at_s = (size_t)row * F + column;
+        in = g < 2 ? s + at_s : v_in + at;
+        out = g < 2 ? s + at_s : v_out + at;
+    }
+    __device__ void store(int column, const two_columns &old, float2 sum, float scale) const
+    {
+        const float2 from = old.value(float());
+        store_two(out + column, from.x + sum.x * scale, from.y + sum.y * scale);
+    }
+};
+
+template <bool GAUSSIAN>
+__device__ inline void radial_fragments(const matrix_arguments &a, const radial_table &table, const staged_edges &edges,
+                                        int left, int tiles, uint4 (&phi)[TILES][PARTS])
+{
+    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    uint4 unused[PARTS];
+#pragma unroll
+    for (int tile = 0; tile < TILES; tile++) {
+        if (tile % 2 == 0 && tile >= tiles) break;
+        edge_cutoff cutoff[2];
+        load_cutoffs(a, edges, left, tile, g, cutoff);
+        edge_fragments<GAUSSIAN, false>(table, cutoff, t, phi[tile], unused);
+    }
+}
+
+/* A row's warp. */
+template <bool GAUSSIAN, typename Shared>
+__device__ inline void forward_rows(const matrix_arguments &a, const float *__restrict__ features,
+                                    const float *__restrict__ v_in, float *s, float *v_out, Shared &shared)
+{
+    const int warp = threadIdx.x / 32, slices = a.F / COLUMNS;
+    ring slice_ring, pass_ring;
+    for (;; pass_ring.advance()) {
+        staged_pass<Shared::ROWS> &pass = shared.pass[pass_ring.buffer];
+        barrier_wait(&shared.pass_full[pass_ring.buffer], pass_ring.parity);
+        if (pass.cluster < 0) break;
+        staged_edges &edges = pass.row[warp];
+        const int row = pass.cluster * Shared::ROWS + warp, begin = pass.begin, left = pass.edges[warp] - begin,
+                  tiles = tiles_of(left);
+        const bool all_seated = pass.all_seated, writes = row < a.N && (begin == 0 || tiles > 0);
+        uint4 phi[TILES][PARTS];
+        radial_fragments<GAUSSIAN>(a, shared.table, edges, left, tiles, phi);
+        name_neighbours(edges);
+        const single_part to(row, a.F, begin > 0 ? v_out : v_in, v_out, s);
+        for (int slice = 0; slice < slices; slice++, slice_ring.advance()) {
+            const int column = slice * COLUMNS;
+            two_columns old;
+            if (writes) old.load(to.in + column);
+            barrier_wait(&shared.stage_full[slice_ring.buffer], slice_ring.parity);
+            float sum[4][4] = {};
+            const char *stage = shared.stage[slice_ring.buffer];
+            const uint2 *weights = shared.weights[slice_ring.buffer];
+            if (all_seated)
+                single_slice<true>(a, stage, weights, features, edges.edge, phi, tiles, column, sum);
+            else
+                single_slice<false>(a, stage, weights, features, edges.edge, phi, tiles, column, sum);
+            barrier_arrive(&shared.stage_empty[slice_ring.buffer]);
+            const float2 part = sum_over_rows(sum, threadIdx.x % 32 / 4);
+            if (writes) to.store(column, old, part, a.scale);
+        }
+        barrier_arrive(&shared.pass_empty[pass_ring.buffer]);
+    }
+}
+
+} // namespace mlff
+
+#endif
