@@ -16,6 +16,7 @@
 #include "launch.cuh"
 #include "message_matrix.cuh"
 #include "message_mixed.cuh"
+#include "message_mixed_reverse.cuh"
 #include "message_producer.cuh"
 #include "message_reverse.cuh"
 #include "message_single.cuh"
@@ -31,13 +32,11 @@ template <typename T> struct forward_shared : message_shared<T, 10, 2, 256, FORW
 template <> struct forward_shared<__half> : message_shared<__half, 14, 2, 320, FORWARD_PLANES> {
 };
 
-constexpr int REVERSE_ROWS = 7;
-
-template <typename T> struct reverse_shared : message_shared<T, REVERSE_ROWS, 1, 224, REVERSE_PLANES> {
-    uint4 fragments[REVERSE_ROWS][TILES][2][STORED<T>][32]; /* of phi and dphi/dd */
+template <typename T> struct reverse_shared : message_shared<T, 7, 1, 224, REVERSE_PLANES> {
+    uint4 fragments[7][TILES][2][STORED<T>][32]; /* of phi and dphi/dd */
 };
-template <> struct reverse_shared<__half> : message_shared<__half, REVERSE_ROWS, 1, 256, REVERSE_PLANES> {
-    uint4 fragments[REVERSE_ROWS][TILES][2][STORED<__half>][32];
+template <> struct reverse_shared<__half> : message_shared<__half, 11, 1, 256, REVERSE_PLANES> {
+    mixed_fragments fragments[11][TILES];
 };
 
 static_assert(sizeof(forward_shared<float>) <= 227 << 10 && sizeof(reverse_shared<float>) <= 227 << 10, "it fits");
@@ -71,7 +70,7 @@ __global__ void __launch_bounds__(THREADS<reverse_shared<T>>, 1)
     if (threadIdx.x / 32 >= reverse_shared<T>::ROWS)
         produce<T>(a, adj, shared);
     else
-        reverse_rows<T, GAUSSIAN>(a, features, adj, edge_adj, shared);
+        reverse_rows<GAUSSIAN>(a, features, adj, edge_adj, shared);
 }
 
 /* -------------------------------------------------------------------------------------------- launchers */
@@ -127,8 +126,8 @@ static mlff_status arguments_of(state<T> *s, int l, bool reverse, matrix_argumen
           s->w.F,
           (s->N + rows - 1) / rows,
           radial_of(s->w),
-          reverse || sizeof(T) == sizeof(float) ? w.fragments : w.mixed_fragments,
-          reverse || sizeof(T) == sizeof(float) ? w.fragment_scale : w.mixed_scale,
+          sizeof(T) == sizeof(float) ? w.fragments : w.mixed_fragments,
+          sizeof(T) == sizeof(float) ? w.fragment_scale : w.mixed_scale,
           s->first,
           s->count,
           s->edge_row,

@@ -16,7 +16,8 @@ size_t message_matrix_fragments(int F);
 /* filter [K+1][3][F] to fragments; returns the scale by which the kernels multiply what the fragments give. */
 float message_matrix_pack(const double *filter, int F, int K, uint2 *fragments);
 
-/* The same for message_mixed.cuh. */
+/* The same for message_mixed.cuh and message_mixed_reverse.cuh. */
+size_t message_mixed_fragments(int F);
 float message_mixed_pack(const double *filter, int F, int K, uint2 *fragments);
 
 /* Whether this evaluation goes through the matrix units: few rows do not fill the machine with clusters. */

@@ -147,11 +147,11 @@ __device__ inline void stage_neighbours(char *stage, const T *from, int F, const
     }
 }
 
-__device__ inline void stage_weights(uint2 *weights, const uint2 *fragments, int slice)
+/* from: of the slice */
+template <int COUNT> __device__ inline void stage_weights(uint2 *weights, const uint2 *from)
 {
-    const uint2 *from = fragments + (size_t)slice * SLICE_FRAGMENTS;
 #pragma unroll
-    for (int q = 2 * (threadIdx.x % 32); q < SLICE_FRAGMENTS; q += 64) copy_16_async(weights + q, from + q, true);
+    for (int q = 2 * (threadIdx.x % 32); q < COUNT; q += 64) copy_16_async(weights + q, from + q, true);
 }
 
 /* A producer's warp. The first prepares the passes; two share the slices, a buffer each. from [rows][PLANES][F] */
@@ -179,7 +179,7 @@ __device__ inline void produce(const matrix_arguments &a, const T *from, Shared 
                 barrier_wait(&shared.stage_empty[b], slice_ring.parity ^ 1);
                 stage_neighbours<T, Shared::PLANES>(shared.stage[b], from + slice * COLUMNS, a.F,
                                                     shared.seats[now.list], now.seats);
-                stage_weights(shared.weights[b], a.fragments, slice);
+                stage_weights<Shared::WEIGHTS>(shared.weights[b], a.fragments + (size_t)slice * SLICE_WEIGHTS<T>);
                 barrier_arrive_with_copies(&shared.stage_full[b]);
             }
             if (own == 0 && slice == ahead) {

@@ -13,13 +13,6 @@ namespace mlff
 
 template <typename T> constexpr int STORED = SPLIT<T> ? 3 : 2; /* parts of a fragment in shared memory */
 
-/* A number that stays in registers, or is spilled, instead of being made anew from its parts at every use. */
-__device__ inline size_t kept(size_t x)
-{
-    asm volatile("" : "+l"(x));
-    return x;
-}
-
 /* A lane's fragments of one tile to shared memory and back; mixed has no low halves. */
 template <bool SPLIT_, int STORED_> __device__ inline void keep(uint4 (*to)[32], const uint4 (&a)[PARTS], int lane)
 {
@@ -148,13 +141,13 @@ __device__ inline void add_edge_adjoints(edge_adjoint<float> *edge_adj, const st
 }
 
 /* A row's warp. */
-template <typename T, bool GAUSSIAN, typename Shared>
-__device__ inline void reverse_rows(const matrix_arguments &a, T *features, const T *__restrict__ adj,
+template <bool GAUSSIAN, typename Shared>
+__device__ inline void reverse_rows(const matrix_arguments &a, float *features, const float *__restrict__ adj,
                                     edge_adjoint<float> *edge_adj, Shared &shared)
 {
     constexpr int ROWS = Shared::ROWS;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, slices = a.F / COLUMNS;
-    uint4(*fragments)[2][STORED<T>][32] = shared.fragments[warp];
+    uint4(*fragments)[2][STORED<float>][32] = shared.fragments[warp];
     float *sums = a.sums + ((size_t)blockIdx.x * ROWS + warp) * 5 * a.F;
     ring slice_ring, pass_ring;
     for (;; pass_ring.advance()) {
@@ -172,8 +165,8 @@ __device__ inline void reverse_rows(const matrix_arguments &a, T *features, cons
             edge_cutoff cutoff[2];
             load_cutoffs(a, edges, left, tile, g, cutoff);
             edge_fragments<GAUSSIAN, true>(shared.table, cutoff, t, phi, dphi);
-            keep<SPLIT<T>, STORED<T>>(fragments[tile][0], phi, lane);
-            keep<SPLIT<T>, STORED<T>>(fragments[tile][1], dphi, lane);
+            keep<true, STORED<float>>(fragments[tile][0], phi, lane);
+            keep<true, STORED<float>>(fragments[tile][1], dphi, lane);
         }
         name_neighbours(edges);
         const size_t own = kept((size_t)row * 5 * a.F);
@@ -187,20 +180,20 @@ __device__ inline void reverse_rows(const matrix_arguments &a, T *features, cons
                 for (int p = 0; p < 5; p++) raw[p].load(features + own + p * a.F + column + 4 * t);
             barrier_wait(&shared.stage_full[slice_ring.buffer], slice_ring.parity);
 #pragma unroll
-            for (int p = 0; p < 5; p++) raw[p].value(T(), x[p]);
+            for (int p = 0; p < 5; p++) raw[p].value(float(), x[p]);
             const char *stage = shared.stage[slice_ring.buffer];
             const uint2 *weights = shared.weights[slice_ring.buffer];
             if (all_seated)
-                reverse_slice<T, true>(a, fragments, stage, weights, edges.edge, adj, tiles, column, x, x_adj,
-                                       to_edges);
+                reverse_slice<float, true>(a, fragments, stage, weights, edges.edge, adj, tiles, column, x, x_adj,
+                                           to_edges);
             else
-                reverse_slice<T, false>(a, fragments, stage, weights, edges.edge, adj, tiles, column, x, x_adj,
-                                        to_edges);
+                reverse_slice<float, false>(a, fragments, stage, weights, edges.edge, adj, tiles, column, x, x_adj,
+                                            to_edges);
             barrier_arrive(&shared.stage_empty[slice_ring.buffer]);
             if (row < a.N)
                 add_feature_adjoints(a.F, a.scale, begin > 0, more, x_adj, features + own + column, sums + column);
         }
-        add_edge_adjoints(edge_adj + first, edges, left, a.scale / adjoint_scale<T>, to_edges);
+        add_edge_adjoints(edge_adj + first, edges, left, a.scale / adjoint_scale<float>, to_edges);
         barrier_arrive(&shared.pass_empty[pass_ring.buffer]);
     }
 }

@@ -14,8 +14,12 @@ namespace mlff
 {
 
 constexpr int COLUMNS = 16, TILES = 4, PASS_EDGES = 16 * TILES;
-constexpr int FORWARD_PLANES = 5, REVERSE_PLANES = 4; /* x_s, x_R, y (3); s_adj, v_adj (3) */
-constexpr int SLICE_FRAGMENTS = 3 * 2 * PARTS * 32;   /* uint2 of a slice's weights */
+constexpr int FORWARD_PLANES = 5, REVERSE_PLANES = 4;     /* x_s, x_R, y (3); s_adj, v_adj (3) */
+constexpr int SLICE_FRAGMENTS = 3 * 2 * PARTS * 32;       /* uint2 of a slice's weights */
+constexpr int MIXED_SLICE_FRAGMENTS = 3 * 2 * 32 * 2 * 2; /* in mixed: for both ways of making filters */
+
+template <typename T>
+constexpr int SLICE_WEIGHTS = sizeof(T) == sizeof(float) ? SLICE_FRAGMENTS : MIXED_SLICE_FRAGMENTS;
 
 template <typename T> constexpr bool SPLIT = sizeof(T) == sizeof(float);
 
@@ -54,8 +58,10 @@ template <int ROWS> struct staged_pass {
 /* PRODUCERS: warps that bring data. */
 template <typename T, int ROWS_, int PRODUCERS_, int SEATS_, int PLANES_> struct message_shared {
     static constexpr int ROWS = ROWS_, PRODUCERS = PRODUCERS_, SEATS = SEATS_, PLANES = PLANES_;
+    static constexpr int WEIGHTS =
+        PLANES_ == 5 ? SLICE_WEIGHTS<T> / (sizeof(T) == sizeof(float) ? 1 : 2) : SLICE_WEIGHTS<T>; /* staged */
     alignas(256) char stage[2][SEATS_ * PLANES_ * COLUMNS * sizeof(T)];
-    uint2 weights[2][SLICE_FRAGMENTS];
+    uint2 weights[2][WEIGHTS];
     alignas(16) uint32_t seats[2][SEATS_]; /* message_producer.cuh */
     staged_pass<ROWS_> pass[2];
     radial_table table;
@@ -88,6 +94,13 @@ template <typename Shared> __device__ inline void prepare_block(const matrix_arg
             barrier_init(&shared.pass_empty[b], 32 * (Shared::ROWS + Shared::PRODUCERS - 1));
         }
     __syncthreads();
+}
+
+/* A number that stays in registers, or is spilled, instead of being made anew from its parts at every use. */
+__device__ inline size_t kept(size_t x)
+{
+    asm volatile("" : "+l"(x));
+    return x;
 }
 
 /* --------------------------------------------------------------------------------- two and four columns */

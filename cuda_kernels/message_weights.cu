@@ -54,9 +54,14 @@ float message_matrix_pack(const double *filter, int F, int K, uint2 *fragments)
     return (float)(1 / up);
 }
 
+size_t message_mixed_fragments(int F)
+{
+    return (size_t)F / COLUMNS * MIXED_SLICE_FRAGMENTS;
+}
+
 float message_mixed_pack(const double *filter, int F, int K, uint2 *fragments)
 {
-    const double up = power_for(filter, F, K, 2); /* products with features are halves too */
+    const double up = power_for(filter, F, K, 1); /* products with features and adjoints are halves too */
     for (int slice = 0; slice < F / COLUMNS; slice++)
         for (int kind = 0; kind < 3; kind++)
             for (int k = 0; k < 2; k++)
@@ -64,8 +69,10 @@ float message_mixed_pack(const double *filter, int F, int K, uint2 *fragments)
                     const int f = slice * COLUMNS + lane / 4, part = k == 0 ? 2 : 0;
                     const uint2 a = lane_weights(filter, F, K, up, kind, f, part, lane % 4),
                                 b = lane_weights(filter, F, K, up, kind, f + 8, part, lane % 4);
-                    uint2 *to = fragments + (size_t)slice * SLICE_FRAGMENTS + ((kind * 2 + k) * 32 + lane) * 2;
-                    to[0] = make_uint2(a.x, b.x), to[1] = make_uint2(a.y, b.y);
+                    uint2 *to = fragments + (size_t)slice * MIXED_SLICE_FRAGMENTS + ((kind * 2 + k) * 32 + lane) * 2,
+                          *straight = to + MIXED_SLICE_FRAGMENTS / 2;
+                    to[0] = make_uint2(a.x, b.x), to[1] = make_uint2(a.y, b.y); /* as a left side */
+                    straight[0] = a, straight[1] = b;                           /* as two right sides */
                 }
     return (float)(1 / up);
 }

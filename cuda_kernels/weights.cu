@@ -80,7 +80,7 @@ struct sender {
         bytes.resize((bytes.size() + 255) / 256 * 256);
         places.push_back({(void **)pointer, bytes.size()});
         const size_t begin = bytes.size();
-        bytes.resize(begin + message_matrix_fragments(F) * sizeof(uint2));
+        bytes.resize(begin + (mixed ? message_mixed_fragments(F) : message_matrix_fragments(F)) * sizeof(uint2));
         uint2 *fragments = (uint2 *)(bytes.data() + begin);
         *scale = mixed ? message_mixed_pack(filter, F, K, fragments) : message_matrix_pack(filter, F, K, fragments);
     }
