@@ -107,12 +107,9 @@ __device__ inline void gather_transposed(const matrix_arguments &a, const char *
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
 #pragma unroll
     for (int plane = 0; plane < REVERSE_PLANES; plane++) {
-        if (ALL) {
-            load_swapped(lane_stage + neighbour ^ plane * COLUMNS * (int)sizeof(__half), lane & 2, x[plane]);
-            continue;
-        }
+        if (ALL) load_swapped(lane_stage + neighbour ^ plane * COLUMNS * (int)sizeof(__half), lane & 2, x[plane]);
 #pragma unroll
-        for (int q = 0; q < 4; q++)
+        for (int q = 0; q < 4 && !ALL; q++)
             x[plane][q] =
                 gather_one_of_two(stage, edges, tile * 16 + q % 2 * 8 + 2 * t, adj, a.F, plane, column, q / 2 * 8 + g);
     }
@@ -126,12 +123,10 @@ __device__ inline void gather_straight(const matrix_arguments &a, const char *st
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
 #pragma unroll
     for (int plane = 0; plane < REVERSE_PLANES; plane++) {
-        if (ALL) {
+        if (ALL)
             load_straight_swapped(lane_stage + neighbour ^ plane * COLUMNS * (int)sizeof(__half), lane & 16, x[plane]);
-            continue;
-        }
 #pragma unroll
-        for (int q = 0; q < 4; q++)
+        for (int q = 0; q < 4 && !ALL; q++)
             x[plane][q] =
                 gather_two(stage, edges, tile * 16 + q % 2 * 8 + g, adj, a.F, plane, column, q / 2 * 8 + 2 * t);
     }
