@@ -5,18 +5,19 @@
  * others out of work. Formulas are those of the layers' own files (docs/equations.md); in precision mixed too
  * everything is float.
  *
- * Launch   BLOCKS blocks a structure, 512 threads; 128 features have code of their own. Positions of one structure are
+ * Launch   8 or 4 blocks a structure (blocks_for), 512 threads; 128 features have code of their own. Positions of one structure are
  *          an argument, those of several are read from the host's pinned memory, where results are written: a copy each
  *          way would take as long as a layer. Nothing of a
  *          launch is kept for the next, so there is nothing to record (recording.cuh), and a new list costs nothing
  *          here.
  * Bytes    each weight once a cluster each way: 120 F^2 bytes a layer, 5.9 MB with F = 128, L = 3, from L2; a row and
- *          layer l >= 1: 8 F floats into each block forward, 2 F in reverse and 5 F / BLOCKS from each block.
+ *          layer l >= 1: 8 F floats into each block forward, 2 F in reverse and 5 F / 8 from each of 8 blocks.
  * Cost     15 F^2 multiply-adds a row and layer each way, three products each, in tiles of 16 rows; filters 3 F (K + 1)
  *          an edge forward, twice that in reverse. 10 exchanges a layer (7 in the first), 3 more.
  * Share    9 atoms: latency of dependent instructions, about 6 cycles each (H200), in stages of 200 to 600; what a block
  *          does between two exchanges counts, not what it waits for (150 to 800 cycles of 3,000).
- * Order    fixed (molecule_*.cuh), and of the structure alone: the same bits in any company.
+ * Order    fixed (molecule_*.cuh), and of the structure alone: the same bits in any company and with any number of
+ *          blocks.
  */
 #include "molecule_results.cuh"
 #include "molecule_reverse.cuh"
@@ -34,26 +35,28 @@ using namespace molecule;
 /* Clusters of a call are at most so many times those that run at the same time: beyond that a machine that is full with
  * the general path is faster, because it reads a weight once for many rows. Not measured yet. */
 constexpr int MOST_WAVES = 8;
+constexpr double SLOWER = 1.5; /* a cluster of four than one of eight: not measured yet */
 constexpr int MOST_STRUCTURES = 1024;
 constexpr int MOST_CANDIDATES = 4096; /* of a structure */
 
 /* ----------------------------------------------------------------------------------------------- kernel */
 
 /* `mix`: weights of V and U of the first layer; `reverse`: filled with those of readout0's reverse. */
-template <typename B> __device__ inline void forward(B &b, warp_weights<2, 2> &mix, warp_weights<4, 1> &reverse)
+template <typename B>
+__device__ inline void forward(B &b, warp_weights<2, 2 * B::EACH> &mix, warp_weights<4 * B::EACH, 1> &reverse)
 {
     const arguments &a = b.a;
     const int own = b.own(), F = b.F(), L = a.w.L;
-    warp_weights<2, 1> context0;
-    warp_weights<2, 2> readout0;
+    warp_weights<2, B::EACH> context0;
+    warp_weights<2, 2 * B::EACH> readout0;
 #pragma unroll 1
     for (int l = 0;; l++) {
         exchange(b, 3 * b.n * F);
         update(b, l, mix, [&] {
             if (l < L - 1) {
-                load_gathered(context0, a.layer[l + 1].context0, F, own, 1, F, b.rank);
+                load_gathered(context0, a.layer[l + 1].context0, F, own, 1, F, b);
             } else {
-                load_gathered(readout0, a.readout0, F, a.w.own_readout, 1, a.w.H, b.rank);
+                load_gathered(readout0, a.readout0, F, a.w.own_readout, 1, a.w.H, b);
             }
         });
         exchange(b, b.n * F);
@@ -61,7 +64,7 @@ template <typename B> __device__ inline void forward(B &b, warp_weights<2, 2> &m
         context(b, l + 1, context0, mix);
         message(b, l + 1);
     }
-    load_scattered(reverse, a.readout0_T, a.w.own_readout, 1, a.w.H, F, b.rank);
+    load_scattered(reverse, a.readout0_T, a.w.own_readout, 1, a.w.H, F, b);
     readout(b, readout0);
 }
 
@@ -79,13 +82,14 @@ template <typename B> __device__ inline void find_rows(B &b, int structure)
     b.n_slots = (int)(a.first[rows.end] - b.first_slot);
 }
 
-template <int OWN, bool SHARED>
+template <int BLOCKS, int OWN, bool SHARED>
 __global__ void __cluster_dims__(BLOCKS, 1, 1) __launch_bounds__(THREADS, 1)
     molecule_kernel(const __grid_constant__ arguments a)
 {
+    typedef block<BLOCKS, OWN, SHARED> B;
     extern __shared__ __align__(16) char shared[];
     const int structure = blockIdx.x / BLOCKS, rank = cluster_rank();
-    block<OWN, SHARED> b = {a, (float *)shared, a.scratch + structure * a.scratch_size, rank};
+    B b = {a, (float *)shared, a.scratch + structure * a.scratch_size, rank};
     b.first_column = rank * b.own();
     if (threadIdx.x < 2) {
         b.ints(a.at.bad)[threadIdx.x] = NO_ROW;
@@ -96,12 +100,12 @@ __global__ void __cluster_dims__(BLOCKS, 1, 1) __launch_bounds__(THREADS, 1)
     read_rows(b);
     load_biases(b);
     clear_filter(b);
-    warp_weights<2, 2> mix;
-    load_gathered(mix, a.layer[0].mix, b.F(), b.own(), 2, b.F(), rank);
+    warp_weights<2, 2 * B::EACH> mix;
+    load_gathered(mix, a.layer[0].mix, b.F(), b.own(), 2, b.F(), b);
     __syncthreads();
     b.n_elements = *b.ints(a.at.n_elements);
     make_edges(b, b.ints(a.at.bad));
-    warp_weights<4, 1> first_s, first_R;
+    warp_weights<4, B::EACH> first_s, first_R;
     const int inputs = min(a.w.slots, b.n_elements) * a.w.paired;
     load_first(b, first_s, first_R, 0, inputs);
     __syncthreads();
@@ -114,7 +118,7 @@ __global__ void __cluster_dims__(BLOCKS, 1, 1) __launch_bounds__(THREADS, 1)
     else
         exchange(b, 2 * b.n_slots * a.w.table);
     first_message(b, first_s, first_R);
-    warp_weights<4, 1> readout0_T;
+    warp_weights<4 * B::EACH, 1> readout0_T;
     forward(b, mix, readout0_T);
     if (a.with_reverse) reverse(b, readout0_T);
     results(b, structure);
@@ -122,12 +126,13 @@ __global__ void __cluster_dims__(BLOCKS, 1, 1) __launch_bounds__(THREADS, 1)
 
 typedef void (*molecule_function)(const arguments);
 
-/* 128 features are worth code of their own, and so is memory that is known to be shared. */
+/* 128 features are worth code of their own, and so is memory that is known to be shared; four blocks have no other. */
 static molecule_function function_of(const widths &w, int shared_layers, int shared_tables)
 {
-    constexpr int OWN = MOST_OWN;
-    if (w.own != OWN) return molecule_kernel<0, false>;
-    return shared_layers == w.L && shared_tables ? molecule_kernel<OWN, true> : molecule_kernel<OWN, false>;
+    if (w.blocks == 4) return molecule_kernel<4, 2 * MOST_PART, true>;
+    if (w.own != MOST_PART) return molecule_kernel<8, 0, false>;
+    return shared_layers == w.L && shared_tables ? molecule_kernel<8, MOST_PART, true>
+                                                 : molecule_kernel<8, MOST_PART, false>;
 }
 
 /* ------------------------------------------------------------------------------------------------- plan */
@@ -137,11 +142,12 @@ static int larger(int x, int y)
     return x > y ? x : y;
 }
 
-template <typename R> static widths widths_of(const weights<R> &w)
+template <typename R> static widths widths_of(const weights<R> &w, int blocks)
 {
     widths y = {};
     y.F = w.F, y.K = w.K, y.H = w.H, y.L = w.L, y.n_elements = w.n_elements;
-    y.own = w.F / BLOCKS, y.own_readout = w.H / BLOCKS, y.tiles = (y.own + 7) / 8;
+    y.blocks = blocks;
+    y.own = w.F / blocks, y.own_readout = w.H / blocks, y.tiles = (y.own + 7) / 8;
     y.functions = w.K + 1, y.paired = (y.functions + 1) / 2 * 2;
     y.table = stride_of(y.functions);
     /* as many elements as fit beside v of all columns: no more memory for them */
@@ -155,11 +161,12 @@ template <typename R> static widths widths_of(const weights<R> &w)
 
 static int part_floats(const widths &w, int n)
 {
+    const int chunk = chunk_of(w.blocks);
     const auto floats = [](int rows, int most, int columns) {
         return (rows < most ? rows : most) * parts_stride(stride_of(columns));
     };
-    return larger(larger(floats(3 * n, CHUNK, 2 * w.own), floats(n, CHUNK_WIDE, 3 * w.own)),
-                  floats(n, CHUNK, w.own_readout));
+    return larger(larger(floats(3 * n, chunk, 2 * w.own), floats(n, CHUNK_WIDE, 3 * w.own)),
+                  floats(n, chunk, w.own_readout));
 }
 
 /* Places in a block's memory, for structures of up to n rows and E candidates. */
@@ -174,7 +181,7 @@ static layout make_layout(const widths &w, int n, int E, int shared_layers, int 
     };
     at.rows = n, at.slots = E, at.shared_layers = shared_layers, at.shared_tables = shared_tables;
     at.row_sums = take(2 * n * ROW_VALUES);
-    at.energy = take(2 * n);
+    at.energy = take(2 * n * PARTS / w.blocks);
     at.energy_terms = take(n * w.own_readout);
     at.position = take(6 * n);
     at.edges = take(4 * E);
@@ -185,7 +192,7 @@ static layout make_layout(const widths &w, int n, int E, int shared_layers, int 
     at.arrivals = take(4);
     at.bad = take(2);
     at.exchange_size = larger(larger(3 * n * stride_of(w.F), n * stride_of(2 * w.F)),
-                              larger(4 * n * w.coefficient, results_floats(n, E)));
+                              larger(4 * n * w.coefficient, results_floats(n, E, w.blocks)));
     for (int q = 0; q < 2; q++) at.exchange[q] = take(at.exchange_size);
     at.part = take(part_floats(w, n));
     at.operand =
@@ -229,28 +236,58 @@ static int measure(const mlff_graph *g, const int64_t *first, int32_t *rows, int
 template <typename T> static int model_suits(const state<T> *s)
 {
     return sizeof(T) != sizeof(double) && !s->w.short_range && s->w.F <= MOST_FEATURES && s->w.H <= MOST_READOUT &&
-           s->w.F % (2 * BLOCKS) == 0 && s->w.H % (2 * BLOCKS) == 0 && (s->w.K + 2) / 2 * 2 <= MOST_INPUTS;
+           s->w.F % (2 * PARTS) == 0 && s->w.H % (2 * PARTS) == 0 && (s->w.K + 2) / 2 * 2 <= MOST_INPUTS;
 }
 
 /* Clusters that run at the same time with so much shared memory; 0: none, also where the device has no clusters. Allows
  * the kernel all that a block may have: other evaluators launch it too. */
-static int clusters_at_a_time(molecule_function kernel, size_t shared_bytes, int most_bytes)
+static int clusters_at_a_time(molecule_function kernel, int blocks, size_t shared_bytes, int most_bytes)
 {
     int device = 0, major = 0, n = 0;
     cudaGetDevice(&device);
     cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
     if (major < 9) return 0;
     cudaLaunchConfig_t config = {};
-    config.gridDim = dim3(BLOCKS), config.blockDim = dim3(THREADS), config.dynamicSmemBytes = shared_bytes;
+    config.gridDim = dim3((unsigned)blocks), config.blockDim = dim3(THREADS), config.dynamicSmemBytes = shared_bytes;
     cudaLaunchAttribute cluster = {};
     cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim.x = BLOCKS, cluster.val.clusterDim.y = 1, cluster.val.clusterDim.z = 1;
+    cluster.val.clusterDim.x = (unsigned)blocks, cluster.val.clusterDim.y = 1, cluster.val.clusterDim.z = 1;
     config.attrs = &cluster, config.numAttrs = 1;
     cudaError_t code = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most_bytes);
     if (code == cudaSuccess) code = cudaOccupancyMaxActiveClusters(&n, kernel, &config);
     if (code == cudaSuccess) return n;
     cudaGetLastError(); /* the general path does without */
     return 0;
+}
+
+static size_t bytes_of(const layout &at)
+{
+    return (size_t)at.floats * sizeof(float);
+}
+
+/* The same, which is asked again only where memory has changed. */
+static int at_a_time(molecule_clusters *known, const widths &w, const layout &at, int most_bytes)
+{
+    if (known->shared_bytes != bytes_of(at))
+        known->at_a_time =
+            clusters_at_a_time(function_of(w, at.shared_layers, at.shared_tables), w.blocks, bytes_of(at), most_bytes);
+    known->shared_bytes = bytes_of(at);
+    return known->at_a_time;
+}
+
+/* Four blocks have code for 128 features and shared memory for everything alone; each block's readout columns are two
+ * parts of whole steps (scattered). */
+static int four_suit(const widths &w, const layout &at, int most_bytes)
+{
+    return w.own == 2 * MOST_PART && w.H % (8 * PARTS) == 0 && bytes_of(at) <= (size_t)most_bytes;
+}
+
+/* Clusters of four take fewer waves, each longer by SLOWER. The bits are the same: only time depends on this. */
+static int of_four_are_faster(int32_t structures, int of_eight, int of_four)
+{
+    if (of_eight < 1 || of_four < 1) return 0;
+    const int waves8 = (structures + of_eight - 1) / of_eight, waves4 = (structures + of_four - 1) / of_four;
+    return SLOWER * waves4 < waves8;
 }
 
 template <typename T> mlff_status molecules_plan(state<T> *s, mlff_error *error)
@@ -282,17 +319,19 @@ template <typename T> mlff_status molecules_plan(state<T> *s, mlff_error *error)
     int most = 0;
     CUDA_TRY(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, s->device_index));
     layout at;
-    const widths w = widths_of(s->w);
+    widths w = widths_of(s->w, 8);
     if (!choose_layout(w, rows, slots, (size_t)most, &at)) return MLFF_OK;
-    const size_t bytes = (size_t)at.floats * sizeof(float);
-    if (bytes != p->shared_bytes)
-        p->at_a_time = clusters_at_a_time(function_of(w, at.shared_layers, at.shared_tables), bytes, most);
-    p->shared_bytes = bytes;
-    if (s->n_chunks > MOST_WAVES * p->at_a_time) return MLFF_OK;
+    const int of_eight = at_a_time(&p->of_eight, w, at, most);
+    if (s->n_chunks > MOST_WAVES * of_eight) return MLFF_OK;
+    const widths w4 = widths_of(s->w, 4);
+    const layout at4 = make_layout(w4, rows, slots, w4.L, 1);
+    if (four_suit(w4, at4, most) && of_four_are_faster(s->n_chunks, of_eight, at_a_time(&p->of_four, w4, at4, most)))
+        w = w4, at = at4;
+    p->blocks = w.blocks, p->shared_bytes = bytes_of(at);
     p->rows = rows, p->slots = slots;
     p->shared_layers = at.shared_layers, p->shared_tables = at.shared_tables;
     p->scratch_size =
-        BLOCKS * scratch_of_block(at, w.L) + (at.shared_tables ? 0 : 2 * (size_t)at.slots * (size_t)w.table);
+        (size_t)w.blocks * scratch_of_block(at, w.L) + (at.shared_tables ? 0 : 2 * (size_t)at.slots * (size_t)w.table);
     p->suits = 1;
     return MLFF_OK;
 }
@@ -311,7 +350,7 @@ template <typename T> static arguments arguments_of(const state<T> *s)
     const weights<float> &w = s->w;
     const molecule_plan &p = s->molecules;
     arguments a = {};
-    a.w = widths_of(w);
+    a.w = widths_of(w, p.blocks);
     a.at = make_layout(a.w, p.rows, p.slots, p.shared_layers, p.shared_tables);
     a.radial = radial_of(w);
     a.cutoff = w.cutoff, a.scale = w.scale, a.readout1_bias = w.readout1_bias, a.epsilon = w.epsilon;
@@ -351,7 +390,7 @@ template <typename T> mlff_status molecules_evaluate(state<T> *s, char *results,
             CUDA_TRY(cudaMemcpyAsync(s->x, s->host, (size_t)s->n_all * 3 * sizeof(double), cudaMemcpyHostToDevice,
                                      s->stream));
         const molecule_function kernel = function_of(a.w, s->molecules.shared_layers, s->molecules.shared_tables);
-        kernel<<<(unsigned)s->n_chunks * BLOCKS, THREADS, s->molecules.shared_bytes, s->stream>>>(a);
+        kernel<<<(unsigned)(s->n_chunks * a.w.blocks), THREADS, s->molecules.shared_bytes, s->stream>>>(a);
         CUDA_TRY_LAUNCH("molecules");
     }
     return MLFF_OK;

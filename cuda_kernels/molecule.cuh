@@ -5,8 +5,8 @@
  * A whole evaluation of a small structure by one cluster of blocks, in one launch (molecule.cu): what host and device
  * agree on.
  *
- * Every block owns F / BLOCKS feature columns of every row: messages, products and slopes are made where their columns
- * are. A dense layer sees all columns, in one of two ways:
+ * Every block owns an equal share of the feature columns of every row: messages, products and slopes are made where
+ * their columns are. A dense layer sees all columns, in one of two ways:
  *   gathered    its input was put into every block's memory; a block makes its own columns of the output
  *   scattered   a block multiplies its own columns of the input and sends each output column's part to its owner, which
  *               adds the parts in the order of blocks: where the input is wider than the output (2F or 3F to F)
@@ -15,6 +15,9 @@
  * read the first: nothing is overwritten before it was read, and within a block too who has waited knows that its other
  * threads have read what they sent from. Nothing else orders threads; where they read each other's values there is a
  * barrier of the block.
+ *
+ * A cluster has eight blocks, or four, of which more run at a time. Sums over blocks are sums over PARTS parts of the
+ * columns in a fixed order, and a block of four makes two of them apart: the same bits with both.
  */
 #include "cluster.cuh"
 #include "radial.cuh"
@@ -24,13 +27,12 @@ namespace mlff
 namespace molecule
 {
 
-constexpr int BLOCKS = 8; /* of a cluster: the most that every device with clusters takes */
+constexpr int PARTS = 8; /* of sums over columns; the most blocks that every device with clusters takes in one */
 constexpr int THREADS = 512, WARPS = THREADS / 32;
 constexpr int SLICES = 8,
               GROUPS = WARPS / SLICES; /* warps on the inputs and on the output columns of a gathered layer */
-constexpr int MOST_ROWS = 32, MOST_FEATURES = 128, MOST_READOUT = 256, MOST_OWN = MOST_FEATURES / BLOCKS;
-constexpr int CHUNK = 30; /* rows of a gathered layer whose parts are in memory at a time: whole triples of vectors */
-constexpr int CHUNK_WIDE = 16;   /* where it has more than 2 tiles of columns a warp */
+constexpr int MOST_ROWS = 32, MOST_FEATURES = 128, MOST_READOUT = 256, MOST_PART = MOST_FEATURES / PARTS; /* columns */
+constexpr int CHUNK_WIDE = 16;   /* rows of a gathered layer of three parts whose sums are in memory at a time */
 constexpr int MOST_SLOTS = 4;    /* elements whose coefficients of the first message are in memory at a time */
 constexpr int MOST_INPUTS = 256; /* of a gathered layer: 4 steps of 8 in each slice */
 
@@ -53,6 +55,12 @@ __host__ __device__ inline int filter_stride(int n)
     return (n + 11) / 16 * 16 + 4;
 }
 
+/* The same of other layers: whole triples of vectors, as many as the memory of all numbers of blocks is the same. */
+__host__ __device__ constexpr int chunk_of(int blocks)
+{
+    return 30 * blocks / PARTS;
+}
+
 constexpr int ROW_VALUES = 12; /* of a row: virial (9), force (3) */
 constexpr int NO_ROW = 0x7f7f7f7f;
 
@@ -62,6 +70,7 @@ enum { BIAS_CONTEXT0 = 0, BIAS_CONTEXT1 = 1, BIAS_MIX = 4, BIAS_DENSE0 = 6, BIAS
 /* Sizes that follow from the model alone. */
 struct widths {
     int F, K, H, L, n_elements;
+    int blocks;             /* of a cluster */
     int own, own_readout;   /* columns of a block */
     int tiles;              /* of 8 own columns */
     int functions, paired;  /* K + 1, and that rounded up to an even number */
@@ -74,7 +83,7 @@ struct layout {
     int rows, slots;                  /* n and E below */
     int shared_layers, shared_tables; /* what of the two is in shared memory; the rest is in global memory */
     int row_sums;                     /* double [n][ROW_VALUES] */
-    int energy;                       /* double [n] of this block's readout columns */
+    int energy;                       /* double [parts of a block][n] of its readout columns */
     int energy_terms;                 /* double [n][own_readout / 2] */
     int position;                     /* double [n][3] */
     int edges;                        /* float4 [E] u, d */
@@ -140,9 +149,10 @@ struct arguments {
     double *sums, *forces, *atom_energy, *atom_virial; /* as in state.cuh */
 };
 
-/* A block at work. OWN: its columns where they are known to the compiler, else 0. SHARED: all tables and layers are in
- * shared memory. */
-template <int OWN, bool SHARED> struct block {
+/* A block at work. NUMBER: of blocks of a cluster. OWN: its columns where they are known to the compiler, else 0.
+ * SHARED: all tables and layers are in shared memory. */
+template <int NUMBER, int OWN, bool SHARED> struct block {
+    static constexpr int BLOCKS = NUMBER, EACH = PARTS / BLOCKS; /* EACH: parts of a block */
     static constexpr bool all_shared = SHARED;
     const arguments &a;
     float *memory;                    /* shared */
@@ -289,14 +299,14 @@ __device__ inline float2 of_lane(float2 value, int q)
 template <typename B> __device__ inline void send_by_quad(const B &b, float *place, float2 value, int q)
 {
 #pragma unroll
-    for (int rank = 0; rank < BLOCKS; rank += 4) send(place, rank + q, value, b.arrivals_now());
+    for (int rank = 0; rank < B::BLOCKS; rank += 4) send(place, rank + q, value, b.arrivals_now());
 }
 
 /* To every block, at the same place of the exchange buffer. */
 template <typename B> __device__ inline void send_to_all(const B &b, float *place, float2 value)
 {
 #pragma unroll
-    for (int rank = 0; rank < BLOCKS; rank++) send(place, rank, value, b.arrivals_now());
+    for (int rank = 0; rank < B::BLOCKS; rank++) send(place, rank, value, b.arrivals_now());
 }
 
 /* body(row, f) for each row from `begin` on and each even own column, a thread a pair of columns. */

@@ -6,8 +6,9 @@
  * block, so it goes from L2 straight to the register of the lane that multiplies with it, while the layer before is
  * worked on. Of 8 inputs lane t has numbers 2t and 2t + 1, in one load: the order of a sum's terms is free.
  *
- * Order   gathered: 8 inputs at a time ascending within a slice, slices ascending; scattered: inputs ascending, blocks
- *         ascending; by quads of lanes: slices or blocks q and q + 4, then a fixed tree over q. Sums beyond 8 inputs are ordinary additions: the units cut off what they add.
+ * Order   gathered: 8 inputs at a time ascending within a slice, slices ascending, or by quads of lanes slices q and
+ *         q + 4, then a fixed tree over q; scattered: inputs of a part (molecule.cuh) ascending, then a fixed tree over
+ *         parts, neighbours first. Sums beyond 8 inputs are ordinary additions: the units cut off what they add.
  */
 #include "mma.cuh"
 #include "molecule.cuh"
@@ -102,11 +103,13 @@ __device__ inline void load_gathered(warp_weights<STEPS, TILES> &w, int inputs, 
 }
 
 /* Own columns of parts of a matrix [inputs][parts][part_width]. */
-template <int STEPS, int TILES>
+template <int STEPS, int TILES, typename B>
 __device__ inline void load_gathered(warp_weights<STEPS, TILES> &w, const float *M, int inputs, int own, int parts,
-                                     int part_width, int rank)
+                                     int part_width, const B &b)
 {
-    if (own == 8 * GROUPS && inputs == 8 * SLICES * STEPS) { /* a tile of the warp is a part: one address for all */
+    const int rank = b.rank;
+    /* a part is so many tiles of the warp: one address for all */
+    if (own == 8 * GROUPS * B::EACH && inputs == 8 * SLICES * STEPS) {
         const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
         const int width = parts * part_width;
         const float *from = M + (8 * (warp % SLICES) + 2 * t) * width + rank * own + warp / SLICES * 8 + g;
@@ -117,7 +120,9 @@ __device__ inline void load_gathered(warp_weights<STEPS, TILES> &w, const float 
 #pragma unroll
                 for (int q = 0; q < 2; q++)
                     w.b[step][tile][q] =
-                        load_ahead_of_use(from + (8 * SLICES * step + q) * width + tile * part_width, tile < parts);
+                        load_ahead_of_use(from + (8 * SLICES * step + q) * width + tile / B::EACH * part_width +
+                                              tile % B::EACH * 8 * GROUPS,
+                                          tile < parts * B::EACH);
         return;
     }
     load_gathered(w, inputs, parts * own, [=](int k, int v, bool valid) {
@@ -193,7 +198,7 @@ template <int STEPS, int TILES, typename Finish, typename B>
 __device__ inline void gathered(const B &b, const warp_weights<STEPS, TILES> &w, const float *x, int x_stride,
                                 int inputs, int columns, int rows, Finish finish)
 {
-    constexpr int most = TILES > 2 ? CHUNK_WIDE : CHUNK;
+    constexpr int most = TILES > 2 * B::EACH ? CHUNK_WIDE : chunk_of(B::BLOCKS);
     const int all = (inputs + 7) / 8;
 #pragma unroll 1
     for (int begin = 0; begin < rows; begin += most) {
@@ -209,19 +214,21 @@ __device__ inline void gathered(const B &b, const warp_weights<STEPS, TILES> &w,
 /* ----------------------------------------------------------------------------------------------- scattered */
 
 /* Rows of M [parts][part_width][F] that are own inputs, all columns. */
-template <int STEPS>
+template <int STEPS, typename B>
 __device__ inline void load_scattered(warp_weights<STEPS, 1> &w, const float *M, int own, int parts, int part_width,
-                                      int F, int rank)
+                                      int F, const B &b)
 {
+    constexpr int OF_PART = 2 * B::EACH; /* steps */
+    const int rank = b.rank;
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, column = threadIdx.x / 32 * 8 + g;
-    if (own == 16 && F == 8 * WARPS) { /* two steps are a part: one address for all */
+    if (own == 8 * OF_PART && F == 8 * WARPS) { /* so many steps are a part of the matrix: one address for all */
         const float *from = M + (rank * own + 2 * t) * F + column;
 #pragma unroll
         for (int step = 0; step < STEPS; step++)
 #pragma unroll
             for (int q = 0; q < 2; q++)
-                w.b[step][0][q] =
-                    load_ahead_of_use(from + (step / 2 * part_width + step % 2 * 8 + q) * F, step < 2 * parts);
+                w.b[step][0][q] = load_ahead_of_use(from + (step / OF_PART * part_width + step % OF_PART * 8 + q) * F,
+                                                    step < OF_PART * parts);
         return;
     }
 #pragma unroll
@@ -234,12 +241,14 @@ __device__ inline void load_scattered(warp_weights<STEPS, 1> &w, const float *M,
     }
 }
 
-/* Parts of the products of own inputs, x [rows][x_stride], to the owners of the columns: [BLOCKS][rows][own] there. */
+/* Sums over own inputs, x [rows][x_stride] of parts [own], to the owners of the columns: [BLOCKS][rows][own] there.
+ * `width`: own inputs of a part of x, a multiple of 8 EACH where a block has more than one part of the sums. */
 template <int STEPS, typename B>
-__device__ inline void scattered(const B &b, const warp_weights<STEPS, 1> &w, const float *x, int x_stride, int inputs,
-                                 int rows)
+__device__ inline void scattered(const B &b, const warp_weights<STEPS, 1> &w, const float *x, int x_stride, int parts,
+                                 int width, int rows)
 {
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, first = threadIdx.x / 32 * 8, own = b.own();
+    const int inputs = parts * width, steps = width / (8 * B::EACH); /* steps of a part of the sums, and of x */
     if (first >= b.F()) return;
     const int column = first + 2 * t, owner = column / own;
     float *to = b.exchange_now() + b.rank * rows * own + column - owner * own;
@@ -247,14 +256,21 @@ __device__ inline void scattered(const B &b, const warp_weights<STEPS, 1> &w, co
     for (int base = 0; base < rows; base += 16) {
         const int r0 = base + g, r1 = r0 + 8;
         const float *x0 = x + min(r0, rows - 1) * x_stride, *x1 = x + min(r1, rows - 1) * x_stride;
-        float sum[4] = {};
+        float sums[B::EACH][4] = {};
 #pragma unroll
         for (int step = 0; step < STEPS; step++) {
             const int k = 8 * step + 2 * t;
             if (8 * step >= inputs) break;
             const float2 zero = make_float2(0, 0);
-            multiply(sum, split(k < inputs ? two(x0 + k) : zero, k < inputs ? two(x1 + k) : zero), w.b[step][0]);
+            const split_inputs in = split(k < inputs ? two(x0 + k) : zero, k < inputs ? two(x1 + k) : zero);
+            if (B::EACH == 1 || step / steps % 2 == 0)
+                multiply(sums[0], in, w.b[step][0]);
+            else
+                multiply(sums[B::EACH - 1], in, w.b[step][0]);
         }
+        float sum[4];
+#pragma unroll
+        for (int q = 0; q < 4; q++) sum[q] = B::EACH == 1 ? sums[0][q] : sums[0][q] + sums[B::EACH - 1][q];
         if (r0 < rows) send(to + r0 * own, owner, make_float2(sum[0], sum[1]), b.arrivals_now());
         if (r1 < rows) send(to + r1 * own, owner, make_float2(sum[2], sum[3]), b.arrivals_now());
     }
@@ -265,9 +281,10 @@ template <typename B> __device__ inline float2 scattered_sum_of_quad(const B &b,
 {
     const int own = b.own();
     const float *from = b.exchange_before() + row * own + f;
-    float2 sum = make_float2(0, 0);
-#pragma unroll
-    for (int rank = 0; rank < BLOCKS; rank += 4) sum = sum + two(from + (rank + q) * rows * own);
+    const int each = B::BLOCKS / 4; /* blocks of a lane: two parts */
+    static_assert(B::BLOCKS == 4 || B::BLOCKS == 8, "a lane adds two parts, or they were added");
+    float2 sum = two(from + each * q * rows * own);
+    if (each == 2) sum = sum + two(from + (2 * q + 1) * rows * own);
     return over_quad(sum);
 }
 
@@ -276,10 +293,14 @@ template <typename B> __device__ inline float2 scattered_sum(const B &b, int row
 {
     const int own = b.own();
     const float *from = b.exchange_before() + row * own + f;
-    float2 sum = two(from);
+    float2 sums[B::BLOCKS];
 #pragma unroll
-    for (int rank = 1; rank < BLOCKS; rank++) sum = sum + two(from + rank * rows * own);
-    return sum;
+    for (int rank = 0; rank < B::BLOCKS; rank++) sums[rank] = two(from + rank * rows * own);
+#pragma unroll
+    for (int half = B::BLOCKS / 2; half > 0; half /= 2)
+#pragma unroll
+        for (int q = 0; q < half; q++) sums[q] = sums[2 * q] + sums[2 * q + 1];
+    return sums[0];
 }
 
 } // namespace molecule

@@ -121,7 +121,7 @@ template <typename B> __device__ inline void make_tables(const B &b, bool shared
     const int half = a.w.table / 2, all = b.n_slots * half;
     float *phi = tables_of(b), *dphi = phi + a.at.slots * a.w.table;
 #pragma unroll 1
-    for (int q = threadIdx.x * BLOCKS + b.rank; q < all; q += BLOCKS * THREADS) {
+    for (int q = threadIdx.x * B::BLOCKS + b.rank; q < all; q += B::BLOCKS * THREADS) {
         const int e = q / half, k = 2 * (q - e * half), place = e * a.w.table + k;
         float2 value = make_float2(0, 0), slope = value;
         if (b.ints(a.at.edge_rows)[e] >= 0) {
@@ -187,11 +187,13 @@ template <typename B> __device__ inline void make_coefficients(const B &b, int z
 /* Weights of a pass of the first message: rows (element, function) of first_s and first_R, own columns. Numbers of
  * functions are even, so that inputs 2t and 2t + 1 are of one element. */
 template <typename B>
-__device__ inline void load_first(const B &b, warp_weights<4, 1> &w_s, warp_weights<4, 1> &w_R, int z0, int inputs)
+__device__ inline void load_first(const B &b, warp_weights<4, B::EACH> &w_s, warp_weights<4, B::EACH> &w_R, int z0,
+                                  int inputs)
 {
     const arguments &a = b.a;
     const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     const int slice = warp % SLICES, v = warp / SLICES * 8 + g;
+    constexpr int APART = 8 * GROUPS; /* columns of a warp's tiles */
 #pragma unroll
     for (int step = 0; step < 4; step++) {
         const int k = 8 * (slice + SLICES * step) + 2 * t, slot = slot_of_input(k, a.w.paired);
@@ -200,17 +202,19 @@ __device__ inline void load_first(const B &b, warp_weights<4, 1> &w_s, warp_weig
         const int element = valid ? b.ints(a.at.slot_element)[z0 + slot] : 0;
         const int at = (element * a.w.functions + function) * b.F() + b.first_column + v;
 #pragma unroll
-        for (int q = 0; q < 2; q++) {
-            const bool has = valid && function + q < a.w.functions;
-            w_s.b[step][0][q] = load_ahead_of_use(a.first_s + at + q * b.F(), has);
-            w_R.b[step][0][q] = load_ahead_of_use(a.first_R + at + q * b.F(), has);
-        }
+        for (int tile = 0; tile < B::EACH; tile++)
+#pragma unroll
+            for (int q = 0; q < 2; q++) {
+                const bool has = valid && v + tile * APART < b.own() && function + q < a.w.functions;
+                w_s.b[step][tile][q] = load_ahead_of_use(a.first_s + at + q * b.F() + tile * APART, has);
+                w_R.b[step][tile][q] = load_ahead_of_use(a.first_R + at + q * b.F() + tile * APART, has);
+            }
     }
 }
 
 /* A gathered layer's outputs added to [rows][own]. */
 template <typename B>
-__device__ inline void add_first(const B &b, const warp_weights<4, 1> &w, const float *coefficients, int inputs,
+__device__ inline void add_first(const B &b, const warp_weights<4, B::EACH> &w, const float *coefficients, int inputs,
                                  int rows, float *to)
 {
     const int own = b.own();
@@ -222,7 +226,8 @@ __device__ inline void add_first(const B &b, const warp_weights<4, 1> &w, const 
 }
 
 /* s and v, own columns; v goes to all blocks too. w_s, w_R: weights of the first pass. */
-template <typename B> __device__ inline void first_message(const B &b, warp_weights<4, 1> &w_s, warp_weights<4, 1> &w_R)
+template <typename B>
+__device__ inline void first_message(const B &b, warp_weights<4, B::EACH> &w_s, warp_weights<4, B::EACH> &w_R)
 {
     const arguments &a = b.a;
     const int own = b.own(), in_all = stride_of(b.F());
@@ -246,31 +251,33 @@ template <typename B> __device__ inline void first_message(const B &b, warp_weig
     for_pairs(0, 3 * b.n, own, [&](int row, int f) { send_to_all(b, to + row * in_all + f, two(v + row * own + f)); });
 }
 
-/* Adjoints of coefficients [n][slots][paired] float4, from own columns of the adjoint of the state. A thread a
- * coefficient of some rows: its weights, 16 columns at a time, are loaded once. */
-template <typename B> __device__ inline void make_coefficient_adjoints(const B &b, const float *adj, int z0, int slots)
+/* Adjoints of coefficients [n][slots][paired] float4, from a part's columns of the adjoint of the state, the first
+ * of them `column` of the own. A thread a coefficient of some rows: its weights are loaded once. */
+template <typename B>
+__device__ inline void make_coefficient_adjoints(const B &b, const float *adj, int column, int z0, int slots)
 {
     const arguments &a = b.a;
-    const int own = b.own(), width = slots * a.w.paired, stride = stride_of(4 * own), groups = THREADS / width;
+    const int own = b.own(), columns = own / B::EACH, width = slots * a.w.paired, stride = stride_of(4 * own),
+              groups = THREADS / width;
     const int group = threadIdx.x / width, c = threadIdx.x - group * width;
     const int slot = slot_of_input(c, a.w.paired), k = c - slot * a.w.paired;
     float4 *to = (float4 *)coefficients_of(b);
     const bool valid = group < groups && k < a.w.functions;
     const int element = valid ? b.ints(a.at.slot_element)[z0 + slot] : 0;
-    const size_t at = ((size_t)element * a.w.functions + (valid ? k : 0)) * b.F() + b.first_column;
-    float2 w_s[MOST_OWN / 2], w_R[MOST_OWN / 2];
+    const size_t at = ((size_t)element * a.w.functions + (valid ? k : 0)) * b.F() + b.first_column + column;
+    float2 w_s[MOST_PART / 2], w_R[MOST_PART / 2];
 #pragma unroll
-    for (int q = 0; q < MOST_OWN / 2; q++)
-        if (2 * q < own) w_s[q] = two(a.first_s + at + 2 * q), w_R[q] = two(a.first_R + at + 2 * q);
+    for (int q = 0; q < MOST_PART / 2; q++)
+        if (2 * q < columns) w_s[q] = two(a.first_s + at + 2 * q), w_R[q] = two(a.first_R + at + 2 * q);
     __syncthreads(); /* the adjoint is there, and what was in the coefficients' place was read */
     if (group >= groups) return;
 #pragma unroll 1
     for (int row = group; row < b.n; row += groups) {
         float4 sum = make_float4(0, 0, 0, 0);
-        const float *of = adj + row * stride;
+        const float *of = adj + row * stride + column;
 #pragma unroll
-        for (int q = 0; q < MOST_OWN / 2; q++) {
-            if (2 * q >= own || !valid) break;
+        for (int q = 0; q < MOST_PART / 2; q++) {
+            if (2 * q >= columns || !valid) break;
             const float2 s = two(of + 2 * q), x = two(of + own + 2 * q), y = two(of + 2 * own + 2 * q),
                          z = two(of + 3 * own + 2 * q);
             sum.x += w_s[q].x * s.x + w_s[q].y * s.y;
@@ -282,16 +289,18 @@ template <typename B> __device__ inline void make_coefficient_adjoints(const B &
     }
 }
 
-/* Adds to the adjoints of edges: EDGE_LANES lanes an edge. */
-template <typename B> __device__ inline void first_message_reverse(const B &b, const float *adj)
+/* Adds a part to the adjoints of edges: EDGE_LANES lanes an edge. */
+template <typename B> __device__ inline void add_first_adjoints(const B &b, const float *adj, int part)
 {
     const arguments &a = b.a;
+    const int column = part * b.own() / B::EACH;
+    float4 *edge_adj = b.quads(a.at.edge_adj) + part * b.tiles() / B::EACH * b.n_slots; /* the part's first tile */
     const int lane = threadIdx.x % EDGE_LANES;
     const float *phi = tables_of(b), *dphi = phi + a.at.slots * a.w.table;
 #pragma unroll 1
     for (int z0 = 0; z0 < b.n_elements; z0 += a.w.slots) {
         const int slots = min(a.w.slots, b.n_elements - z0), width = slots * a.w.paired;
-        make_coefficient_adjoints(b, adj, z0, slots);
+        make_coefficient_adjoints(b, adj, column, z0, slots);
         __syncthreads();
         const float4 *c = (const float4 *)coefficients_of(b);
 #pragma unroll 1
@@ -315,10 +324,16 @@ template <typename B> __device__ inline void first_message_reverse(const B &b, c
                 sum.z += __shfl_xor_sync(ALL_LANES, sum.z, half), sum.w += __shfl_xor_sync(ALL_LANES, sum.w, half);
             }
             if (!mine || lane > 0) continue;
-            float4 *to = b.quads(a.at.edge_adj) + e;
+            float4 *to = edge_adj + e;
             *to = make_float4(to->x + sum.x, to->y + sum.y, to->z + sum.z, to->w + sum.w);
         }
     }
+}
+
+template <typename B> __device__ inline void first_message_reverse(const B &b, const float *adj)
+{
+#pragma unroll 1
+    for (int part = 0; part < B::EACH; part++) add_first_adjoints(b, adj, part);
 }
 
 } // namespace molecule

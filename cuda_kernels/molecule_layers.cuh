@@ -87,7 +87,8 @@ __device__ inline void put_hidden(const B &b, const slice_sums &sums, int begin,
 
 /* From s of all, which has arrived; `w` are the weights of context0. Ends with features and filter in their places, and
  * the weights of V and U in `mix`. */
-template <typename B> __device__ inline void context(B &b, int l, const warp_weights<2, 1> &w, warp_weights<2, 2> &mix)
+template <typename B>
+__device__ inline void context(B &b, int l, const warp_weights<2, B::EACH> &w, warp_weights<2, 2 * B::EACH> &mix)
 {
     const arguments &a = b.a;
     const int own = b.own(), F = b.F(), in_all = stride_of(F), stride = stride_of(5 * own);
@@ -95,8 +96,8 @@ template <typename B> __device__ inline void context(B &b, int l, const warp_wei
     gathered(b, w, b.exchange_before(), in_all, F, own, b.n, [&](int begin, int rows, slice_sums sums) {
         put_hidden(b, sums, begin, rows, bias_of(b, l, BIAS_CONTEXT0), m.context_slope);
     });
-    warp_weights<2, 3> w1; /* loaded where all wait for each other anyway, like those of the other layers */
-    load_gathered(w1, a.layer[l].context1, F, own, 3, F, b.rank);
+    warp_weights<2, 3 * B::EACH> w1; /* loaded where all wait for each other anyway, like those of the other layers */
+    load_gathered(w1, a.layer[l].context1, F, own, 3, F, b);
     load_filter(b, l);
     exchange(b, b.n * F);
     const float *bias = bias_of(b, l, BIAS_CONTEXT1);
@@ -110,7 +111,7 @@ template <typename B> __device__ inline void context(B &b, int l, const warp_wei
             put_two(x + (2 + q) * own, x_v * two(m.v + (3 * row + q) * own + f));
         });
     });
-    load_gathered(mix, a.layer[l].mix, F, own, 2, F, b.rank);
+    load_gathered(mix, a.layer[l].mix, F, own, 2, F, b);
     wait_for_copies();
     __syncthreads();
 }
@@ -173,7 +174,7 @@ template <typename B> __device__ inline void put_update(const B &b, int l, const
 /* From v of all, which has arrived; `w` are the weights of V and U, load_next() loads those of the layer after. Ends
  * with s on its way to all. */
 template <typename B, typename LoadNext>
-__device__ inline void update(B &b, int l, const warp_weights<2, 2> &w, LoadNext load_next)
+__device__ inline void update(B &b, int l, const warp_weights<2, 2 * B::EACH> &w, LoadNext load_next)
 {
     const arguments &a = b.a;
     const int own = b.own(), F = b.F(), parts = l < a.w.L - 1 ? 3 : 2;
@@ -181,14 +182,14 @@ __device__ inline void update(B &b, int l, const warp_weights<2, 2> &w, LoadNext
     gathered(b, w, b.exchange_before(), stride_of(F), F, 2 * own, 3 * b.n, [&](int begin, int rows, slice_sums sums) {
         put_norms(b, m, sums, begin, rows, bias_of(b, l, BIAS_MIX));
     });
-    warp_weights<4, 1> w0;
-    load_gathered(w0, a.layer[l].dense0, 2 * F, own, 1, F, b.rank);
+    warp_weights<4, B::EACH> w0;
+    load_gathered(w0, a.layer[l].dense0, 2 * F, own, 1, F, b);
     exchange(b, 2 * b.n * F);
     gathered(b, w0, b.exchange_before(), stride_of(2 * F), 2 * F, own, b.n, [&](int begin, int rows, slice_sums sums) {
         put_hidden(b, sums, begin, rows, bias_of(b, l, BIAS_DENSE0), m.dense_slope);
     });
-    warp_weights<2, 3> w1;
-    load_gathered(w1, a.layer[l].dense1, F, own, parts, F, b.rank);
+    warp_weights<2, 3 * B::EACH> w1;
+    load_gathered(w1, a.layer[l].dense1, F, own, parts, F, b);
     exchange(b, b.n * F);
     gathered(b, w1, b.exchange_before(), stride_of(F), F, parts * own, b.n,
              [&](int begin, int rows, slice_sums sums) { put_update(b, l, sums, begin, rows); });
@@ -198,7 +199,7 @@ __device__ inline void update(B &b, int l, const warp_weights<2, 2> &w, LoadNext
 /* ----------------------------------------------------------------------------------------------- readout */
 
 /* From s of all, which has arrived: the energies of own readout columns, and the operand of the reverse. */
-template <typename B> __device__ inline void readout(const B &b, const warp_weights<2, 2> &w)
+template <typename B> __device__ inline void readout(const B &b, const warp_weights<2, 2 * B::EACH> &w)
 {
     const arguments &a = b.a;
     const int own = a.w.own_readout, stride = stride_of(own), F = b.F();
@@ -215,10 +216,12 @@ template <typename B> __device__ inline void readout(const B &b, const warp_weig
     });
     __syncthreads();
 #pragma unroll 1
-    for (int row = threadIdx.x; row < b.n; row += THREADS) {
+    for (int q = threadIdx.x; q < B::EACH * b.n; q += THREADS) {
+        const int part = q / b.n, row = q - part * b.n, each = own / 2 / B::EACH;
+        const double *of = terms + row * (own / 2) + part * each;
         double sum = 0;
-        for (int q = 0; q < own / 2; q++) sum += terms[row * (own / 2) + q];
-        b.doubles(a.at.energy)[row] = sum;
+        for (int pair = 0; pair < each; pair++) sum += of[pair];
+        b.doubles(a.at.energy)[q] = sum;
     }
 }
 

@@ -8,7 +8,7 @@
  * 2t, 2t + 1 of all three parts. Where no row has more than 8 edges a warp takes two rows.
  *
  * Order   16 edges at a time ascending, edges g and g + 8, a fixed tree over the lanes' g. An edge's sums over columns:
- *         a fixed tree over 8, layers in their order, tiles of columns ascending, blocks ascending.
+ *         a fixed tree over 8, layers in their order, tiles of columns ascending, parts ascending.
  */
 #include "molecule_edges.cuh"
 
@@ -144,7 +144,8 @@ __device__ inline void put_messages(const B &b, const layer_memory &m, int row, 
     for (int c = 0; c < 3; c++) {
         const float2 value = two(m.v + (3 * row + c) * own + f) + sums[1 + c];
         if (g == 0) put_two(v + c * own, value);
-        send(b.exchange_now() + (3 * row + c) * in_all + b.first_column + f, g, value, b.arrivals_now());
+        if (g < B::BLOCKS)
+            send(b.exchange_now() + (3 * row + c) * in_all + b.first_column + f, g, value, b.arrivals_now());
     }
 }
 

@@ -6,7 +6,7 @@
  * has the adjoints of all edges from its own columns; each adds up all blocks' for a share of the edges, and block 0
  * makes the sums over edges. In double but for the former.
  *
- * Order   parts of blocks ascending; a row: a lane's edges ascending, then a fixed tree over 32 lanes; rows ascending.
+ * Order   parts of columns ascending; a row: a lane's edges ascending, then a fixed tree over 32 lanes; rows ascending.
  */
 #include "molecule_message.cuh"
 #include "warp_sums.cuh"
@@ -16,35 +16,38 @@ namespace mlff
 namespace molecule
 {
 
-/* Edges rank, rank + BLOCKS, ... are a block's share; one at least, which may be none, so that who has all parts of its
+/* Of so many blocks edges rank, rank + blocks, ... are a block's share; one at least, which may be none, so that who has all parts of its
  * share has heard from every block. */
-__host__ __device__ inline int share_of(int n_slots, int rank)
+__host__ __device__ inline int share_of(int n_slots, int blocks, int rank)
 {
-    const int share = (n_slots - rank + BLOCKS - 1) / BLOCKS;
+    const int share = (n_slots - rank + blocks - 1) / blocks;
     return share > 0 ? share : 1;
 }
 
-/* Floats of the exchange buffers: parts of a share [BLOCKS][share][4]; gradients [E][4], then energies [BLOCKS][n] in
+/* Floats of the exchange buffers: parts of a share [PARTS][share][4]; gradients [E][4], then energies [PARTS][n] in
  * double. */
-__host__ __device__ inline int results_floats(int n, int E)
+__host__ __device__ inline int results_floats(int n, int E, int blocks)
 {
-    const int parts = BLOCKS * share_of(E, 0) * 4, all = 4 * E + 2 * BLOCKS * n;
+    const int parts = PARTS * share_of(E, blocks, 0) * 4, all = 4 * E + 2 * PARTS * n;
     return parts > all ? parts : all;
 }
 
 /* This block's adjoints of edges, tiles of columns ascending, to the blocks whose share they are. */
 template <typename B> __device__ inline void send_edge_parts(const B &b)
 {
-    const float4 *adj = b.quads(b.a.at.edge_adj);
+    constexpr int BLOCKS = B::BLOCKS;
+    const int tiles = b.tiles() / B::EACH, all = max(b.n_slots, BLOCKS);
 #pragma unroll 1
-    for (int e = threadIdx.x; e < max(b.n_slots, BLOCKS); e += THREADS) {
-        const int owner = e % BLOCKS;
+    for (int q = threadIdx.x; q < B::EACH * all; q += THREADS) {
+        const int part = q / all, e = q - part * all, owner = e % BLOCKS;
+        const float4 *adj = b.quads(b.a.at.edge_adj) + part * tiles * b.n_slots;
         float4 sum = e < b.n_slots ? adj[e] : make_float4(0, 0, 0, 0);
-        for (int tile = 1; tile < b.tiles() && e < b.n_slots; tile++) {
+        for (int tile = 1; tile < tiles && e < b.n_slots; tile++) {
             const float4 x = adj[tile * b.n_slots + e];
             sum = make_float4(sum.x + x.x, sum.y + x.y, sum.z + x.z, sum.w + x.w);
         }
-        float *to = b.exchange_now() + (b.rank * share_of(b.n_slots, owner) + e / BLOCKS) * 4;
+        const int share = share_of(b.n_slots, BLOCKS, owner);
+        float *to = b.exchange_now() + ((b.rank * B::EACH + part) * share + e / BLOCKS) * 4;
         send(to, owner, make_float2(sum.x, sum.y), b.arrivals_now());
         send(to + 2, owner, make_float2(sum.z, sum.w), b.arrivals_now());
     }
@@ -53,7 +56,8 @@ template <typename B> __device__ inline void send_edge_parts(const B &b)
 /* dE/dr of this block's share of the edges, to block 0. */
 template <typename B> __device__ inline void send_gradients(const B &b)
 {
-    const int share = share_of(b.n_slots, b.rank);
+    constexpr int BLOCKS = B::BLOCKS;
+    const int share = share_of(b.n_slots, BLOCKS, b.rank);
     const float4 *parts = (const float4 *)b.exchange_before();
 #pragma unroll 1
     for (int q = threadIdx.x; q < share; q += THREADS) {
@@ -61,8 +65,8 @@ template <typename B> __device__ inline void send_gradients(const B &b)
         if (e >= b.n_slots) break;
         float4 sum = parts[q];
 #pragma unroll
-        for (int rank = 1; rank < BLOCKS; rank++) {
-            const float4 x = parts[rank * share + q];
+        for (int part = 1; part < PARTS; part++) {
+            const float4 x = parts[part * share + q];
             sum = make_float4(sum.x + x.x, sum.y + x.y, sum.z + x.z, sum.w + x.w);
         }
         const float4 u = b.quads(b.a.at.edges)[e];
@@ -75,7 +79,7 @@ template <typename B> __device__ inline void send_gradients(const B &b)
     }
 }
 
-/* Where the blocks' energies of rows arrive. */
+/* Where the parts of rows' energies arrive. */
 template <typename B> __device__ inline int energies_place(const B &b)
 {
     return b.a.with_reverse ? 4 * b.n_slots : 0;
@@ -83,9 +87,9 @@ template <typename B> __device__ inline int energies_place(const B &b)
 
 template <typename B> __device__ inline void send_energies(const B &b)
 {
-    float *to = b.exchange_now() + energies_place(b) + 2 * b.rank * b.n;
-    for (int row = threadIdx.x; row < b.n; row += THREADS)
-        send(to + 2 * row, 0, two(b.floats(b.a.at.energy) + 2 * row), b.arrivals_now()); /* the bits of a double */
+    float *to = b.exchange_now() + energies_place(b) + 2 * b.rank * B::EACH * b.n;
+    for (int q = threadIdx.x; q < B::EACH * b.n; q += THREADS)
+        send(to + 2 * q, 0, two(b.floats(b.a.at.energy) + 2 * q), b.arrivals_now()); /* the bits of a double */
 }
 
 template <typename B> __device__ inline void collect_energies(const B &b)
@@ -94,7 +98,7 @@ template <typename B> __device__ inline void collect_energies(const B &b)
     const double *parts = (const double *)(b.exchange_before() + energies_place(b));
     for (int row = threadIdx.x; row < b.n; row += THREADS) {
         double sum = 0;
-        for (int rank = 0; rank < BLOCKS; rank++) sum += parts[rank * b.n + row];
+        for (int part = 0; part < PARTS; part++) sum += parts[part * b.n + row];
         sum = a.scale * (sum + a.readout1_bias) + a.atom_shift[b.ints(a.at.row_element)[row]];
         b.doubles(a.at.energy)[row] = sum;
         if (a.atom_energy) a.atom_energy[b.begin + row] = sum;
@@ -180,11 +184,11 @@ template <typename B> __device__ inline void write_results(const B &b, int struc
 
 template <typename B> __device__ inline void results(B &b, int structure)
 {
-    int count = 2 * BLOCKS * b.n;
+    int count = 2 * PARTS * b.n;
     __syncthreads();
     if (b.a.with_reverse) {
         send_edge_parts(b);
-        exchange(b, BLOCKS * share_of(b.n_slots, b.rank) * 4);
+        exchange(b, PARTS * share_of(b.n_slots, B::BLOCKS, b.rank) * 4);
         send_gradients(b);
         count += 4 * b.n_slots;
     }

@@ -83,23 +83,24 @@ __device__ inline void put_products_reverse(const B &b, int l, const slice_sums 
 /* Layer l's update, from the operand y_adj; `w` are the weights of dense1's reverse. Ends with v_adj and s_adj of its
  * inputs in `adj`; load_next() loads for the layer before. */
 template <typename B, typename LoadNext>
-__device__ inline void update_reverse(B &b, int l, const warp_weights<6, 1> &w, float *adj, LoadNext load_next)
+__device__ inline void update_reverse(B &b, int l, const warp_weights<6 * B::EACH, 1> &w, float *adj,
+                                      LoadNext load_next)
 {
     const arguments &a = b.a;
     const int own = b.own(), F = b.F(), parts = l < a.w.L - 1 ? 3 : 2;
     const layer_pointers &y = a.layer[l];
-    scattered(b, w, b.floats(a.at.operand), stride_of(parts * own), parts * own, b.n);
-    warp_weights<2, 2> w0;
-    load_gathered(w0, y.dense0_T, F, own, 2, F, b.rank);
+    scattered(b, w, b.floats(a.at.operand), stride_of(parts * own), parts, own, b.n);
+    warp_weights<2, 2 * B::EACH> w0;
+    load_gathered(w0, y.dense0_T, F, own, 2, F, b);
     exchange(b, b.n * F);
     put_hidden_adjoints(b, layer_of(b, l).dense_slope);
-    warp_weights<4, 1> mix;
-    load_scattered(mix, y.mix_T, own, 2, F, F, b.rank);
+    warp_weights<4 * B::EACH, 1> mix;
+    load_scattered(mix, y.mix_T, own, 2, F, F, b);
     exchange(b, b.n * F);
     gathered(b, w0, b.exchange_before(), stride_of(F), F, 2 * own, b.n,
              [&](int begin, int rows, slice_sums sums) { put_products_reverse(b, l, sums, begin, rows, adj); });
     __syncthreads();
-    scattered(b, mix, b.floats(a.at.operand), stride_of(2 * own), 2 * own, 3 * b.n);
+    scattered(b, mix, b.floats(a.at.operand), stride_of(2 * own), 2, own, 3 * b.n);
     load_next();
     exchange(b, 3 * b.n * F);
     for_pairs(0, 3 * b.n, own, [&](int vector, int f) {
@@ -114,16 +115,17 @@ __device__ inline void update_reverse(B &b, int l, const warp_weights<6, 1> &w, 
 /* Layer l's context, from the operand x_adj; `w` are the weights of context1's reverse, `next` is filled with those of
  * the update before, for which y_adj is made. */
 template <typename B>
-__device__ inline void context_reverse(B &b, int l, const warp_weights<6, 1> &w, float *adj, warp_weights<6, 1> &next)
+__device__ inline void context_reverse(B &b, int l, const warp_weights<6 * B::EACH, 1> &w, float *adj,
+                                       warp_weights<6 * B::EACH, 1> &next)
 {
     const arguments &a = b.a;
     const int own = b.own(), F = b.F();
-    scattered(b, w, b.floats(a.at.operand), stride_of(3 * own), 3 * own, b.n);
-    warp_weights<2, 1> w0;
-    load_gathered(w0, a.layer[l].context0_T, F, own, 1, F, b.rank);
+    scattered(b, w, b.floats(a.at.operand), stride_of(3 * own), 3, own, b.n);
+    warp_weights<2, B::EACH> w0;
+    load_gathered(w0, a.layer[l].context0_T, F, own, 1, F, b);
     exchange(b, b.n * F);
     put_hidden_adjoints(b, layer_of(b, l).context_slope);
-    load_scattered(next, a.layer[l - 1].dense1_T, own, 3, F, F, b.rank);
+    load_scattered(next, a.layer[l - 1].dense1_T, own, 3, F, F, b);
     exchange(b, b.n * F);
     gathered(b, w0, b.exchange_before(), stride_of(F), F, own, b.n, [&](int begin, int rows, slice_sums sums) {
         for_quads(begin, rows, own, [&](int row, int f, int q, bool valid) {
@@ -138,21 +140,21 @@ __device__ inline void context_reverse(B &b, int l, const warp_weights<6, 1> &w,
 
 /* Everything after the readout; `w` are the weights of readout0's reverse. Adjoints of edges are complete but for the
  * other blocks' columns. */
-template <typename B> __device__ inline void reverse(B &b, const warp_weights<4, 1> &w)
+template <typename B> __device__ inline void reverse(B &b, const warp_weights<4 * B::EACH, 1> &w)
 {
     const arguments &a = b.a;
     const int own = b.own(), F = b.F(), L = a.w.L;
     float *adj = b.floats(a.at.adj[0]), *other = b.floats(a.at.adj[1]);
-    warp_weights<6, 1> outputs;
-    load_scattered(outputs, a.layer[L - 1].dense1_T, own, 2, F, F, b.rank);
-    scattered(b, w, b.floats(a.at.operand), stride_of(a.w.own_readout), a.w.own_readout, b.n);
+    warp_weights<6 * B::EACH, 1> outputs;
+    load_scattered(outputs, a.layer[L - 1].dense1_T, own, 2, F, F, b);
+    scattered(b, w, b.floats(a.at.operand), stride_of(a.w.own_readout), 1, a.w.own_readout, b.n);
     exchange(b, b.n * F);
     begin_reverse(b, adj);
 #pragma unroll 1
     for (int l = L - 1; l > 0; l--) {
-        warp_weights<6, 1> w1;
+        warp_weights<6 * B::EACH, 1> w1;
         update_reverse(b, l, outputs, adj, [&] {
-            load_scattered(w1, a.layer[l].context1_T, own, 3, F, F, b.rank);
+            load_scattered(w1, a.layer[l].context1_T, own, 3, F, F, b);
             load_filter(b, l);
         });
         message_reverse(b, l, adj, other);

@@ -164,9 +164,15 @@ struct recording {
 };
 
 /* Small structures by one launch (molecule.cu): for one graph. */
+struct molecule_clusters {
+    int at_a_time;       /* clusters that run at the same time, with: */
+    size_t shared_bytes; /* of a block */
+};
+
 struct molecule_plan {
-    int suits;                        /* this graph's structures are small and few enough */
-    int at_a_time;                    /* clusters that run at the same time, with: */
+    int suits; /* this graph's structures are small and few enough */
+    molecule_clusters of_eight, of_four;
+    int blocks;                       /* of a cluster, 8 or 4 */
     size_t shared_bytes;              /* of a block */
     int32_t rows, slots;              /* most of a structure */
     int shared_layers, shared_tables; /* what of a structure lies in shared memory */

@@ -181,30 +181,52 @@ static void every_model_is_near_the_cpus_double_in_mixed(void **state)
 
 static const tiny_options usual = {.features = 128, .interactions = 3, .radial_functions = 20, .readout_features = 64};
 
+/* Each of them evaluated alone gives the bits that it has among all. */
+static void check_company(mlff_model *model, mlff_precision precision, const molecules *m)
+{
+    answer all = answer_of(test_device, model, precision, m, 0, m->n_structures);
+    for (int k = 0; k < m->n_structures; k++) {
+        answer alone = answer_of(test_device, model, precision, m, k, k + 1);
+        const size_t at = (size_t)m->first[k], n = (size_t)m->first[k + 1] - at;
+        assert_memory_equal(alone.energy, all.energy + k, sizeof(double));
+        assert_memory_equal(alone.virial, all.virial + 9 * k, 9 * sizeof(double));
+        assert_memory_equal(alone.forces, all.forces + 3 * at, 3 * n * sizeof(double));
+        assert_memory_equal(alone.atom_energy, all.atom_energy + at, n * sizeof(double));
+        assert_memory_equal(alone.atom_virial, all.atom_virial + 9 * at, 9 * n * sizeof(double));
+        answer_free(&alone);
+    }
+    answer_free(&all);
+}
+
 static void no_molecule_depends_on_its_company(void **state)
 {
     (void)state;
     const int atoms[] = {9, 3, 21, 1, 12, 2, 17};
-    const int n_atoms = sizeof atoms / sizeof atoms[0];
-    molecules m = make_molecules(atoms, n_atoms);
+    molecules m = make_molecules(atoms, sizeof atoms / sizeof atoms[0]);
     for (int p = MLFF_PRECISION_DOUBLE; p <= MLFF_PRECISION_SINGLE; p++)
         for (int size = 0; size < 2; size++) {
             random_seed = 3;
             mlff_model *model = random_model(size ? &usual : &every_size[1], 1);
-            answer all = answer_of(test_device, model, (mlff_precision)p, &m, 0, n_atoms);
-            for (int k = 0; k < n_atoms; k++) {
-                answer alone = answer_of(test_device, model, (mlff_precision)p, &m, k, k + 1);
-                const size_t n = (size_t)atoms[k], at = (size_t)m.first[k];
-                assert_memory_equal(alone.energy, all.energy + k, sizeof(double));
-                assert_memory_equal(alone.virial, all.virial + 9 * k, 9 * sizeof(double));
-                assert_memory_equal(alone.forces, all.forces + 3 * at, 3 * n * sizeof(double));
-                assert_memory_equal(alone.atom_energy, all.atom_energy + at, n * sizeof(double));
-                assert_memory_equal(alone.atom_virial, all.atom_virial + 9 * at, 9 * n * sizeof(double));
-                answer_free(&alone);
-            }
-            answer_free(&all);
+            check_company(model, (mlff_precision)p, &m);
             mlff_model_free(model);
         }
+    molecules_free(&m);
+}
+
+/* A GPU may take clusters of another size for more structures than run at a time (20 do so where 15 run, H200; 9 atoms
+ * are about the most for which those have memory). */
+static void no_molecule_depends_on_how_many_there_are(void **state)
+{
+    (void)state;
+    enum { COPIES = 20 };
+    const int sizes[] = {9, 3, 8, 1, 5, 2, 7};
+    int atoms[COPIES];
+    for (int k = 0; k < COPIES; k++) atoms[k] = sizes[k % 7];
+    molecules m = make_molecules(atoms, COPIES);
+    random_seed = 3;
+    mlff_model *model = random_model(&usual, 1);
+    check_company(model, MLFF_PRECISION_SINGLE, &m);
+    mlff_model_free(model);
     molecules_free(&m);
 }
 
@@ -385,6 +407,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(every_model_gives_the_cpus_double_in_single),
         cmocka_unit_test(every_model_is_near_the_cpus_double_in_mixed),
         cmocka_unit_test(no_molecule_depends_on_its_company),
+        cmocka_unit_test(no_molecule_depends_on_how_many_there_are),
         cmocka_unit_test(a_large_structure_beside_small_ones_is_right_too),
         cmocka_unit_test(many_molecules_are_right),
         cmocka_unit_test(a_trajectory_gives_what_each_frame_gives),
