@@ -5,11 +5,10 @@
  * others out of work. Formulas are those of the layers' own files (docs/equations.md); in precision mixed too
  * everything is float.
  *
- * Launch   8 or 4 blocks a structure (blocks_for), 512 threads; 128 features have code of their own. Positions of one structure are
- *          an argument, those of several are read from the host's pinned memory, where results are written: a copy each
- *          way would take as long as a layer. Nothing of a
- *          launch is kept for the next, so there is nothing to record (recording.cuh), and a new list costs nothing
- *          here.
+ * Launch   8 or 4 blocks a structure (molecules_plan), 512 threads; 128 features have code of their own. Positions of
+ *          one structure are an argument, those of several are read from the host's pinned memory, where results are
+ *          written: a copy each way would take as long as a layer. Nothing of a launch is kept for the next, so there
+ *          is nothing to record (recording.cuh), and a new list costs nothing here.
  * Bytes    each weight once a cluster each way: 120 F^2 bytes a layer, 5.9 MB with F = 128, L = 3, from L2; a row and
  *          layer l >= 1: 8 F floats into each block forward, 2 F in reverse and 5 F / 8 from each of 8 blocks.
  * Cost     15 F^2 multiply-adds a row and layer each way, three products each, in tiles of 16 rows; filters 3 F (K + 1)
