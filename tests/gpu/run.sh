@@ -38,6 +38,7 @@ sanitizer() {
     shift 2
     timeout -k 5 100 compute-sanitizer --tool "$tool" --error-exitcode 1 "$@" >sanitizer.log 2>&1 || failed=1
     echo "== $tool, $what: $(grep '========= [A-Z]* SUMMARY' sanitizer.log || echo 'no summary, did not finish')"
+    grep '^\[  FAILED  \] [a-z]' sanitizer.log
     grep -A3 '^========= \(Error\|Warning\|Uninit\|Invalid\|Race\)' sanitizer.log | head -20
 }
 
@@ -48,6 +49,7 @@ sanitizers() {
             sanitizer "$tool" "$precision" bin/mlff_layers "$model" cuda "$precision" 11 1 1
         done
         sanitizer "$tool" "search" bin/test_graph cuda
+        sanitizer "$tool" "small structures" bin/test_molecules cuda
     done
 }
 
