@@ -7,7 +7,8 @@
  * worked on. Of 8 inputs lane t has numbers 2t and 2t + 1, in one load: the order of a sum's terms is free.
  *
  * Order   gathered: 8 inputs at a time ascending within a slice, slices ascending; scattered: inputs ascending, blocks
- *         ascending; by quads of lanes: slices or blocks q and q + 4, then a fixed tree over q. Sums beyond 8 inputs are ordinary additions: the units cut off what they add.
+ *         ascending; by quads of lanes: slices or blocks q and q + 4, then a fixed tree over q. Sums beyond 8 inputs are
+ *         ordinary additions: the units cut off what they add.
  */
 #include "mma.cuh"
 #include "molecule.cuh"
