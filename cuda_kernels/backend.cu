@@ -106,7 +106,8 @@ static mlff_status prepare(void *state_, const mlff_graph *graph, const double *
     return MLFF_OK;
 }
 
-/* Positions and edges; before them the choice between one launch for small structures, launches, a recording of launches, and a recording made before. */
+/* Positions and edges; before them the choice between one launch for small structures, launches, a recording of
+ * launches, and a recording made before. */
 template <typename T> static mlff_status begin(void *state_, int *replayed, mlff_error *error)
 {
     state<T> *s = (state<T> *)state_;

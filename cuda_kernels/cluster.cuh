@@ -5,8 +5,7 @@
  * Blocks of a thread-block cluster that send each other values (compute capability 9.0; PTX ISA: st.async, mbarrier): a
  * store into another block's shared memory counts its bytes at a barrier there, and who waits for so many bytes has
  * them. The cluster's own barrier is used once: releasing to the cluster makes a thread wait for everything that it
- * ever wrote to global memory. Loads whose place in the code matters are here too. All in one file, because everything
- * else also runs on an emulator.
+ * ever wrote to global memory. Loads whose place in the code matters are here too.
  */
 #include <cuda_runtime.h>
 #include <stdint.h>

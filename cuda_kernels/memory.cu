@@ -237,7 +237,8 @@ template <typename T> void estimate_memory(const state<T> *s, double *bytes_per_
 {
     tensor_row table[MAX_TENSORS];
     state<T> probe = *s;
-    const int32_t atoms = 1 << 16; /* as many rows as temporaries have at most: what larger systems save is not counted */
+    const int32_t atoms =
+        1 << 16; /* as many rows as temporaries have at most: what larger systems save is not counted */
     probe.N = probe.R = probe.n_all = atoms;
     probe.n_chunks = atoms / CHUNK_ROWS;
     probe.n_slots = 0;

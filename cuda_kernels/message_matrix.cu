@@ -77,7 +77,8 @@ __global__ void __launch_bounds__(THREADS<reverse_shared<T>>, 1)
 
 bool message_matrix_fits(int F, int K)
 {
-    return K <= MATRIX_K && F % COLUMNS == 0 && F > COLUMNS; /* a cluster's list comes during its first slice */
+    return K <= MATRIX_K && F % COLUMNS == 0 &&
+           F > COLUMNS; /* a single slice is never tried: it has the plain kernels */
 }
 
 template <typename T> bool message_matrix_suits(const state<T> *s)

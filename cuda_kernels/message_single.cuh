@@ -75,10 +75,9 @@ struct single_part {
         in = g < 2 ? s + at_s : v_in + at;
         out = g < 2 ? s + at_s : v_out + at;
     }
-    __device__ void store(int column, const two_columns &old, float2 sum, float scale) const
+    __device__ void store(int column, float2 old, float2 sum, float scale) const
     {
-        const float2 from = old.value(float());
-        store_two(out + column, from.x + sum.x * scale, from.y + sum.y * scale);
+        store_two(out + column, old.x + sum.x * scale, old.y + sum.y * scale);
     }
 };
 
@@ -118,8 +117,8 @@ __device__ inline void forward_rows(const matrix_arguments &a, const float *__re
         const single_part to(row, a.F, begin > 0 ? v_out : v_in, v_out, s);
         for (int slice = 0; slice < slices; slice++, slice_ring.advance()) {
             const int column = slice * COLUMNS;
-            two_columns old;
-            if (writes) old.load(to.in + column);
+            float2 old;
+            if (writes) old = __ldcg((const float2 *)(to.in + column));
             barrier_wait(&shared.stage_full[slice_ring.buffer], slice_ring.parity);
             float sum[4][4] = {};
             const char *stage = shared.stage[slice_ring.buffer];

@@ -27,7 +27,7 @@ struct matrix_arguments {
     int32_t N;
     int F, n_clusters;
     radial_parameters radial;
-    const uint2 *fragments; /* [F/16][3][2][PARTS][32] */
+    const uint2 *fragments; /* [F/16][SLICE_FRAGMENTS] (message_weights.cu) */
     float scale;            /* of W: the weights in the fragments are multiplied by 1/scale */
     const int64_t *first;
     const int32_t *count, *edge_row;
@@ -133,26 +133,6 @@ __device__ inline void store_two(__half *to, float a, float b)
 }
 
 /* Columns as they lie in memory: what they become is computed later, when they have come. */
-struct two_columns {
-    float2 bits;
-    __device__ void load(const float *from)
-    {
-        bits = __ldcg((const float2 *)from);
-    }
-    __device__ void load(const __half *from)
-    {
-        bits.x = __ldcg((const float *)from);
-    }
-    __device__ float2 value(float) const
-    {
-        return bits;
-    }
-    __device__ float2 value(__half) const
-    {
-        return __half22float2(*(const __half2 *)&bits.x);
-    }
-};
-
 struct four_columns {
     float4 bits;
     __device__ void load(const float *from)

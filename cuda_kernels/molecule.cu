@@ -9,10 +9,11 @@
  *          one structure are an argument, those of several are read from the host's pinned memory, where results are
  *          written: a copy each way would take as long as a layer. Nothing of a launch is kept for the next, so there
  *          is nothing to record (recording.cuh), and a new list costs nothing here.
- * Bytes    each weight once a cluster each way: 120 F^2 bytes a layer, 5.9 MB with F = 128, L = 3, from L2; a row and
- *          layer l >= 1: 8 F floats into each block forward, 2 F in reverse and 5 F / 8 from each of 8 blocks.
+ * Bytes    each weight once a cluster each way: 88 F^2 bytes a layer for both, 3.9 MB with F = 128, L = 3, from L2; a
+ *          row and layer l >= 1: 8 F floats into each block forward, 2 F in reverse and 5 F / BLOCKS from each block.
  * Cost     15 F^2 multiply-adds a row and layer each way, three products each, in tiles of 16 rows; filters 3 F (K + 1)
- *          an edge forward, twice that in reverse. 10 exchanges a layer (7 in the first), 3 more.
+ *          an edge forward, twice that in reverse. 10 exchanges a layer (7 in the first), 4 more, or 3 with tables in
+ *          global memory.
  * Share    9 atoms: latency of dependent instructions, about 6 cycles each (H200), in stages of 200 to 600; what a block
  *          does between two exchanges counts, not what it waits for (150 to 800 cycles of 3,000).
  * Order    fixed (molecule_*.cuh), and of the structure alone: the same bits in any company and with any number of
@@ -32,8 +33,9 @@ namespace mlff
 using namespace molecule;
 
 /* Clusters of a call are at most so many times those that run at the same time: beyond that a machine that is full with
- * the general path is faster, because it reads a weight once for many rows. Not measured yet. */
-constexpr int MOST_WAVES = 8;
+ * the general path is faster, because it reads a weight once for many rows. H200, 9 atoms: 89 us and 75 for each further
+ * wave of 15, 388 for 64 copies in five; 437 for 128 copies on the general path. */
+constexpr int MOST_WAVES = 5;
 constexpr double SLOWER = 1.5; /* a cluster of four than one of eight: not measured yet */
 constexpr int MOST_STRUCTURES = 1024;
 constexpr int MOST_CANDIDATES = 4096; /* of a structure */

@@ -84,24 +84,28 @@ def check(name: str, precision: str, copies: int, result, expected: dict) -> boo
 
 
 def main() -> int:
-    folder, good = Path(sys.argv[1]), True
+    folder, good, checked = Path(sys.argv[1]), True, 0
     for source in (references, crystals):
         for name, model, structure, expected in source(folder):
             for precision in ("double", "single", "mixed"):
                 try:
                     evaluator = Evaluator(model, "cuda", precision)
                 except MlffError as error:
-                    print(f"{name} {precision}: skipped, {error}")
+                    print(f"{name} {precision}: {error}   OUT OF BOUNDS")
+                    good = False
                     continue
                 many = MANY_ROWS // len(structure.species) + 1
                 for copies in sorted({1, many}):
+                    checked += 1
                     results = evaluator.evaluate([structure] * copies)
                     good = check(name, precision, copies, results[0], expected) and good
                     again = evaluator.evaluate([structure] * copies)
                     if any((a.forces != b.forces).any() or a.energy != b.energy for a, b in zip(results, again)):
                         print(f"{name} {precision} x {copies}: not the same bits again   OUT OF BOUNDS")
                         good = False
-    return 0 if good else 1
+    if not checked:
+        print(f"{folder}: nothing was checked; expected models and references")
+    return 0 if good and checked else 1
 
 
 if __name__ == "__main__":

@@ -12,12 +12,13 @@ nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
 run_tests() {
     local name log
     log=$(mktemp)
-    for name in evaluate widths molecules sizes short_range engine_input input memory graph neighbours gpu_faults; do
+    for name in bin/test_*; do
+        name=${name#bin/test_}
         if timeout 120 "bin/test_$name" cuda >"$log" 2>&1; then
             echo "test_$name: $(grep -c '^\[       OK' "$log") passed, $(grep -c '^\[  SKIPPED \] [a-z]' "$log") skipped"
         else
-            failed=1
             echo "test_$name: exit status $?"
+            failed=1
             grep -vE '^\[ RUN|^\[       OK' "$log" | head -40
         fi
     done
@@ -38,6 +39,7 @@ sanitizer() {
     shift 2
     timeout -k 5 100 compute-sanitizer --tool "$tool" --error-exitcode 1 "$@" >sanitizer.log 2>&1 || failed=1
     echo "== $tool, $what: $(grep '========= [A-Z]* SUMMARY' sanitizer.log || echo 'no summary, did not finish')"
+    grep '^\[  FAILED  \] [a-z]' sanitizer.log
     grep -A3 '^========= \(Error\|Warning\|Uninit\|Invalid\|Race\)' sanitizer.log | head -20
 }
 
@@ -48,6 +50,7 @@ sanitizers() {
             sanitizer "$tool" "$precision" bin/mlff_layers "$model" cuda "$precision" 11 1 1
         done
         sanitizer "$tool" "search" bin/test_graph cuda
+        sanitizer "$tool" "small structures" bin/test_molecules cuda
     done
 }
 

@@ -18,6 +18,7 @@ if importlib.util.find_spec("mlff") is None:
 import ase  # noqa: E402
 
 import mlff  # noqa: E402
+from mlff.errors import MissingLibraryError  # noqa: E402
 
 SILICON = ROOT / "examples" / "silicon" / "silicon.safetensors"
 
@@ -47,7 +48,7 @@ def test_ase_and_lammps_agree_in_double_precision(lammps, model, make):
     atoms = make()
     try:
         atoms.calc = mlff.Calculator(model, device="cpu", precision="double", threads=1)
-    except mlff.MlffError as error:
+    except MissingLibraryError as error:
         pytest.skip(str(error))
     elements = list(atoms.calc.model.elements)
     types = np.array([elements.index(symbol) + 1 for symbol in atoms.symbols])

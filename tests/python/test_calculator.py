@@ -20,6 +20,7 @@ from ase.optimize import BFGS
 
 import mlff
 from mlff import LibraryError, MlffError, ModelFileError, UsageError
+from mlff.errors import MissingLibraryError
 
 ROOT = Path(__file__).resolve().parents[2]
 SILICON = ROOT / "examples" / "silicon" / "silicon.safetensors"
@@ -41,7 +42,7 @@ def make(library, fixtures):
 def silicon():
     try:
         mlff.library_path()
-    except MlffError as error:
+    except MissingLibraryError as error:
         pytest.skip(str(error))
     return mlff.Calculator(SILICON, device="cpu", threads=1)
 
