@@ -25,11 +25,11 @@ __global__ void features_kernel(int64_t n, int F, const real<T> *x, const T *v, 
     const int f = (int)(q % F);
     const real<T> *x_i = x + i * 3 * F + f;
     const T *v_i = v + i * 3 * F + f;
-    T *out = features + i * 5 * F + f;
+    T *out = features + i * 5 * F + sliced(5, f);
     const real<T> scale = x_i[2 * F];
     out[0] = T(x_i[0]);
-    out[F] = T(x_i[F]);
-    for (int a = 0; a < 3; a++) out[(2 + a) * F] = T(scale * real<T>(v_i[a * F]));
+    out[SLICE] = T(x_i[F]);
+    for (int a = 0; a < 3; a++) out[(2 + a) * SLICE] = T(scale * real<T>(v_i[a * F]));
     x_v[q] = T(scale);
 }
 
@@ -41,18 +41,18 @@ __global__ void features_reverse_kernel(int64_t n, int F, const T *features_adj,
     if (q >= n) return;
     const int64_t i = q / F;
     const int f = (int)(q % F);
-    const T *in = features_adj + i * 5 * F + f, *v_i = v + i * 3 * F + f;
+    const T *in = features_adj + i * 5 * F + sliced(5, f), *v_i = v + i * 3 * F + f;
     const real<T> scale = x_v[q];
     real<T> sum = 0;
     for (int a = 0; a < 3; a++) {
-        const real<T> y_adj = in[(2 + a) * F];
-        T *v_adj = adj + i * 4 * F + (1 + a) * F + f;
+        const real<T> y_adj = in[(2 + a) * SLICE];
+        T *v_adj = adj + i * 4 * F + sliced(4, f) + (1 + a) * SLICE;
         sum += y_adj * real<T>(v_i[a * F]);
         *v_adj = T(real<T>(*v_adj) + y_adj * scale);
     }
     real<T> *out = x_adj + i * 3 * F + f;
     out[0] = in[0];
-    out[F] = in[F];
+    out[F] = in[SLICE];
     out[2 * F] = sum;
 }
 

@@ -76,16 +76,16 @@ template <typename T, int F> __global__ void __launch_bounds__(2 * F, 256 / F) c
 #pragma unroll
         for (int q = 0; q < 2 * ATOM_TILES; q++) {
             const int row = row0 + 8 * q;
-            T *features = a.features + (size_t)row * 5 * F + column;
+            T *features = a.features + (size_t)row * 5 * F + sliced(5, column);
             float y[4];
             outputs(c[q / 2][part], q % 2, ends, y);
-            write_four(part < 2 ? features + part * F : a.x_v + (size_t)row * F + column, row < a.N, y);
+            write_four(part < 2 ? features + part * SLICE : a.x_v + (size_t)row * F + column, row < a.N, y);
             if (part < 2) continue;
 #pragma unroll
             for (int k = 0; k < 3; k++) {
 #pragma unroll
                 for (int p = 0; p < 4; p++) v[k][q][p] *= y[p];
-                write_four(features + (2 + k) * F, row < a.N, v[k][q]);
+                write_four(features + (2 + k) * SLICE, row < a.N, v[k][q]);
             }
         }
     }
@@ -116,15 +116,15 @@ __global__ void __launch_bounds__(2 * F, 256 / F) context_reverse_kernel(context
 #pragma unroll
         for (int r = 0; r < 2; r++) {
             const int row = row0 + 16 * i + 8 * r;
-            const T *in = a.features_adj + (size_t)row * 5 * F + column;
+            const T *in = a.features_adj + (size_t)row * 5 * F + sliced(5, column);
             read_four(in, row < a.N, x_adj[0][r]);
-            read_four(in + F, row < a.N, x_adj[1][r]);
+            read_four(in + SLICE, row < a.N, x_adj[1][r]);
             read_four(a.x_v + (size_t)row * F + column, row < a.N, x_v[r]);
 #pragma unroll
             for (int k = 0; k < 3; k++) {
-                read_four(in + (2 + k) * F, row < a.N, y_adj[k][r]);
+                read_four(in + (2 + k) * SLICE, row < a.N, y_adj[k][r]);
                 read_four(a.v + ((size_t)row * 3 + k) * F + column, row < a.N, v[k][r]);
-                read_four(a.adj + ((size_t)row * 4 + 1 + k) * F + column, row < a.N, v_adj[k][r]);
+                read_four(a.adj + (size_t)row * 4 * F + sliced(4, column) + (1 + k) * SLICE, row < a.N, v_adj[k][r]);
             }
         }
 #pragma unroll
@@ -139,7 +139,7 @@ __global__ void __launch_bounds__(2 * F, 256 / F) context_reverse_kernel(context
                     x_adj[2][r][q] += y_adj[k][r][q] * v[k][r][q];
                     v_adj[k][r][q] += y_adj[k][r][q] * x_v[r][q];
                 }
-                write_four(a.adj + ((size_t)row * 4 + 1 + k) * F + column, row < a.N, v_adj[k][r]);
+                write_four(a.adj + (size_t)row * 4 * F + sliced(4, column) + (1 + k) * SLICE, row < a.N, v_adj[k][r]);
             }
         }
 #pragma unroll
@@ -171,14 +171,14 @@ __global__ void __launch_bounds__(2 * F, 256 / F) context_reverse_kernel(context
     float s_adj[2 * ATOM_TILES][4];
 #pragma unroll
     for (int q = 0; q < 2 * ATOM_TILES; q++)
-        read_four(a.adj + (size_t)(row0 + 8 * q) * 4 * F + column, row0 + 8 * q < a.N, s_adj[q]);
+        read_four(a.adj + (size_t)(row0 + 8 * q) * 4 * F + sliced(4, column), row0 + 8 * q < a.N, s_adj[q]);
 #pragma unroll
     for (int q = 0; q < 2 * ATOM_TILES; q++) {
         float y[4];
         outputs(c[q / 2][0], q % 2, ends, y);
 #pragma unroll
         for (int p = 0; p < 4; p++) s_adj[q][p] += y[p];
-        write_four(a.adj + (size_t)(row0 + 8 * q) * 4 * F + column, row0 + 8 * q < a.N, s_adj[q]);
+        write_four(a.adj + (size_t)(row0 + 8 * q) * 4 * F + sliced(4, column), row0 + 8 * q < a.N, s_adj[q]);
     }
 }
 

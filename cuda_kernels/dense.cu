@@ -40,6 +40,7 @@ template <typename X_type, typename Y_type, typename S_type> struct dense_argume
     S_type *slope;
     size_t ldx, ldy;
     int64_t rows;
+    int planes;
 };
 typedef dense_arguments<double, double, double> dense_arguments_double;
 
@@ -83,7 +84,7 @@ template <int END> __global__ void __launch_bounds__(256) dense_plain_kernel(den
         for (int c = 0; c < PART; c++) {
             const int column = column0 + across + 16 * c;
             if (column >= a.m.n_out) continue;
-            finish<END>(y[r][c] + (a.m.b ? a.m.b[column] : 0.0), a.Y + row * a.ldy + column,
+            finish<END>(y[r][c] + (a.m.b ? a.m.b[column] : 0.0), a.Y + row * a.ldy + sliced(a.planes, column),
                         a.slope + row * a.m.n_out + column);
         }
     }
@@ -184,7 +185,7 @@ template <int END, typename Arguments> __global__ void __launch_bounds__(256) de
                 const int64_t r = row0 + row + 16 * i + g + 8 * (q / 2);
                 const int to = column0 + column + 8 * j + 2 * t + q % 2;
                 if (r >= a.rows || to >= a.m.n_out) continue;
-                finish<END>(c[i][j][q] + (a.m.b ? a.m.b[to] : 0.0f), a.Y + r * a.ldy + to,
+                finish<END>(c[i][j][q] + (a.m.b ? a.m.b[to] : 0.0f), a.Y + r * a.ldy + sliced(a.planes, to),
                             a.slope + r * a.m.n_out + to);
             }
 }
@@ -214,7 +215,7 @@ mlff_status dense_rows(const matrix<real<X_type>> &m, const X_type *X, size_t ld
                        dense_end end, S_type *slope, cudaStream_t stream, mlff_error *error)
 {
     if (rows == 0) return MLFF_OK;
-    const dense_arguments<X_type, Y_type, S_type> a = {m, X, Y, slope, ldx, ldy, rows};
+    const dense_arguments<X_type, Y_type, S_type> a = {m, X, Y, slope, ldx, ldy, rows, (int)(ldy / m.n_out)};
     cudaError_t code = cudaErrorInvalidValue;
     switch (end) {
     case DENSE_STORE: code = launch<DENSE_STORE>(a, stream); break;

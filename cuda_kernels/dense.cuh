@@ -15,7 +15,8 @@ enum dense_end {
     DENSE_SLOPE  /* Y = y slope: the reverse of DENSE_SILU */
 };
 
-/* rows of strides ldx, ldy (in elements, multiples of 4); slope [rows][n_out], only for the last two ends. In mixed what is
+/* rows of strides ldx, ldy (in elements, multiples of 4); where ldy is a multiple of n_out, Y is the first plane of
+ * rows [n_out/16][ldy/n_out][16] (sliced); slope [rows][n_out], only for the last two ends. In mixed what is
  * read, written and the slope may each be float or half. */
 template <typename X_type, typename Y_type, typename S_type>
 mlff_status dense_rows(const matrix<real<X_type>> &m, const X_type *X, size_t ldx, Y_type *Y, size_t ldy, int64_t rows,

@@ -236,8 +236,9 @@ __device__ inline void add_coefficient_adjoints(const first_arguments<real<T>> &
         for (int r = 0; r < 2; r++)
 #pragma unroll
             for (int c = 0; c < 4; c++)
-                x[r][c][j] =
-                    row + r < a.N && (EXACT || f < F) ? load_four(adj + ((row + r) * 4 + c) * F + f) : quad<R>{};
+                x[r][c][j] = row + r < a.N && (EXACT || f < F)
+                                 ? load_four(adj + (row + r) * 4 * F + sliced(4, f) + c * SLICE)
+                                 : quad<R>{};
     }
     for (; pass; pass &= pass - 1, coefficient += a.functions) {
         const size_t weights = (size_t)(z0 + __ffs(pass) - 1) * a.functions * F + f0 + 4 * g;

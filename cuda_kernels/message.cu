@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(256)
 {
     typedef real<S> T;
     __shared__ edge_table<T, FUNCTIONS> table;
-    const int f = threadIdx.x, F = a.F;
+    const int f = threadIdx.x, F = a.F, at = sliced(5, f);
     T w[3][FUNCTIONS];
     load_filter(a, f, w);
     int turn = 0;
@@ -115,8 +115,8 @@ __global__ void __launch_bounds__(256)
             if (f >= F) continue;
 #pragma unroll 2
             for (int e = 0; e < n; e++) {
-                const S *x = features + (size_t)table.neighbour[e] * 5 * F + f;
-                const T x_s = x[0], x_R = x[F], y0 = x[2 * F], y1 = x[3 * F], y2 = x[4 * F];
+                const S *x = features + (size_t)table.neighbour[e] * 5 * F + at;
+                const T x_s = x[0], x_R = x[SLICE], y0 = x[2 * SLICE], y1 = x[3 * SLICE], y2 = x[4 * SLICE];
                 T W_s = 0, W_R = 0, W_v = 0;
 #pragma unroll
                 for (int k = 0; k < FUNCTIONS; k++) {
@@ -168,16 +168,16 @@ __global__ void __launch_bounds__(256)
     auto &table = *(edge_table<T, FUNCTIONS> *)shared;
     auto dphi = (T(*)[table_width(FUNCTIONS)])(shared + sizeof table); /* [CHUNK][...] */
     auto part_of_warp = (T(*)[CHUNK * 4])(dphi + CHUNK);               /* [warps][edge][d_adj, u_adj] */
-    const int f = threadIdx.x, lane = f % 32, warp = f / 32, F = a.F;
+    const int f = threadIdx.x, lane = f % 32, warp = f / 32, F = a.F, own_at = sliced(5, f), at = sliced(4, f);
     T w[3][FUNCTIONS];
     load_filter(a, f, w);
     int turn = 0;
     for (int64_t row = row_of_turn(0); row < a.N; row = row_of_turn(++turn)) {
         const int64_t first = a.first[row];
         const int edges = a.count[row];
-        const S *own = features + (size_t)row * 5 * F + f;
+        const S *own = features + (size_t)row * 5 * F + own_at;
         T x[5], x_adj[5] = {0, 0, 0, 0, 0}; /* x_s, x_R, y (3) */
-        for (int q = 0; q < 5; q++) x[q] = f < F ? T(own[q * F]) : T(0);
+        for (int q = 0; q < 5; q++) x[q] = f < F ? T(own[q * SLICE]) : T(0);
         for (int base = 0; base < edges; base += CHUNK) {
             const int n = min(CHUNK, edges - base);
             fill_table<T, FUNCTIONS>(a, table, dphi, first + base, n);
@@ -188,8 +188,8 @@ __global__ void __launch_bounds__(256)
                     sums[4 * q] = sums[4 * q + 1] = sums[4 * q + 2] = sums[4 * q + 3] = 0;
                     const int e = group + q;
                     if (e >= n || f >= F) continue;
-                    const S *g = adj + (size_t)table.neighbour[e] * 4 * F + f;
-                    const T s_adj = g[0], v0 = g[F], v1 = g[2 * F], v2 = g[3 * F];
+                    const S *g = adj + (size_t)table.neighbour[e] * 4 * F + at;
+                    const T s_adj = g[0], v0 = g[SLICE], v1 = g[2 * SLICE], v2 = g[3 * SLICE];
                     T W_s = 0, W_R = 0, W_v = 0, dW_s = 0, dW_R = 0, dW_v = 0;
 #pragma unroll
                     for (int k = 0; k < FUNCTIONS; k++) {
@@ -229,7 +229,7 @@ __global__ void __launch_bounds__(256)
             }
         }
         if (f < F)
-            for (int q = 0; q < 5; q++) features_adj[((size_t)row * 5 + q) * F + f] = S(x_adj[q]);
+            for (int q = 0; q < 5; q++) features_adj[(size_t)row * 5 * F + own_at + q * SLICE] = S(x_adj[q]);
     }
 }
 

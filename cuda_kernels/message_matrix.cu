@@ -36,7 +36,7 @@ template <typename T> struct reverse_shared : message_shared<T, 7, 1, 224, REVER
     uint4 fragments[7][TILES][2][STORED<T>][32]; /* of phi and dphi/dd */
 };
 template <> struct reverse_shared<__half> : message_shared<__half, 11, 1, 256, REVERSE_PLANES> {
-    mixed_fragments fragments[11][TILES];
+    mixed_tile tiles[11][TILES];
 };
 
 static_assert(sizeof(forward_shared<float>) <= 227 << 10 && sizeof(reverse_shared<float>) <= 227 << 10, "it fits");

@@ -5,8 +5,7 @@
  * A row's message in mixed (message_matrix.cu): the matrix units make the filters and also sum over the edges; what is
  * between, filter times neighbour, is half precision, two edges at a time.
  *
- * Filters  W^T [16 columns x 8 edges] = weights^T [16 x 21] phi^T [21 x 8]: the fragments of message_matrix.cu with the roles of
- *          the two operands changed. Lane 4g + t is left with columns g and 8 + g of edges 2t and 2t + 1.
+ * Filters  transposed (mixed_fragments.cuh): lane 4g + t is left with columns g and 8 + g of edges 2t and 2t + 1.
  * Products with the neighbours' columns, which ldmatrix.trans brings in the same order.
  * Sums     [16 columns x 16 edges] [16 edges x 4 vectors], single: the right side's columns s, v_x, v_y, v_z are ones, or an
  *          edge's direction for the plane that is multiplied by it. A lane with t < 2 is left with vectors 2t and 2t + 1 of
@@ -35,41 +34,8 @@ __device__ inline void load_swapped(uint32_t address, bool swapped, uint32_t (&t
     for (int q = 0; q < 4; q++) to[q] = swapped ? x[q ^ 2] : x[q];
 }
 
-__device__ inline uint32_t multiply_halves(uint32_t a, uint32_t b)
-{
-    const __half2 product = __hmul2(*(const __half2 *)&a, *(const __half2 *)&b);
-    return *(const uint32_t *)&product;
-}
-
-__device__ inline uint32_t pack_halves(float a, float b)
-{
-    const __half2 pair = __floats2half2_rn(a, b);
-    return *(const uint32_t *)&pair;
-}
-
-/* a b, with nothing to add to */
-__device__ inline void begin_mma_half(float (&d)[4], const uint4 &a, const uint2 &b)
-{
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%10,%10,%10};"
-        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
-        : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y), "f"(0.0f));
-}
-
-/* A tile's radial functions as right sides: edges 0..7 and 8..15; the fourth step's functions, then the others. */
-typedef uint2 radial_pairs[2][2];
-
-/* W of edges 0..7 (to[0]) and 8..15 (to[1]) of a tile: columns g and 8 + g. */
-__device__ inline void filter_pairs(const uint4 (&w)[2], const radial_pairs &phi, uint32_t (&to)[2][2])
-{
-#pragma unroll
-    for (int q = 0; q < 2; q++) {
-        float c[4];
-        begin_mma_half(c, w[0], phi[q][0]);
-        mma_half(c, w[1], phi[q][1]);
-        to[q][0] = pack_halves(c[0], c[1]);
-        to[q][1] = pack_halves(c[2], c[3]);
-    }
-}
+/* A tile's radial functions as right sides: edges 0..7 and 8..15. */
+typedef mixed_functions radial_pairs[2];
 
 template <bool GAUSSIAN>
 __device__ inline void make_radial_pairs(const matrix_arguments &a, const radial_table &table,
@@ -80,14 +46,9 @@ __device__ inline void make_radial_pairs(const matrix_arguments &a, const radial
     for (int tile = 0; tile < TILES; tile++) {
         if (tile % 2 == 0 && tile >= tiles) break;
         edge_cutoff cutoff[2];
-        uint4 fragment[PARTS], unused[PARTS];
         load_cutoffs(a, edges, left, tile, g, cutoff);
-        edge_fragments<GAUSSIAN, false>(table, cutoff, t, fragment, unused);
 #pragma unroll
-        for (int k = 0; k < 2; k++) {
-            const uint4 f = fragment[k == 0 ? 2 : 0];
-            phi[tile][0][k] = make_uint2(f.x, f.z), phi[tile][1][k] = make_uint2(f.y, f.w);
-        }
+        for (int q = 0; q < 2; q++) make_functions<GAUSSIAN, false>(table, cutoff[q], t, &phi[tile][q], nullptr);
     }
 }
 
@@ -124,7 +85,8 @@ __device__ inline void gather_halves(const char *stage, const staged_edges &edge
         for (int k = 0; k < 2; k++) {
             const int neighbour = edges.neighbour[tile * 16 + q % 2 * 8 + 2 * t + k], at = q / 2 * 8 + g;
             two[k] = neighbour >= 0 ? ((const __half *)(stage + neighbour))[plane * COLUMNS + at]
-                                    : features[((size_t)(-1 - neighbour) * FORWARD_PLANES + plane) * F + column + at];
+                                    : features[(size_t)(-1 - neighbour) * FORWARD_PLANES * F + FORWARD_PLANES * column +
+                                               plane * COLUMNS + at];
         }
         const __half2 pair = __halves2half2(two[0], two[1]);
         to[q] = *(const uint32_t *)&pair;
@@ -133,7 +95,7 @@ __device__ inline void gather_halves(const char *stage, const staged_edges &edge
 
 /* One slice of a row; sum: vectors 2t, 2t + 1 of column g, then of column 8 + g; of lanes with t < 2. */
 template <bool ALL>
-__device__ inline void mixed_slice(const matrix_arguments &a, const char *stage, const uint2 *weights,
+__device__ inline void mixed_slice(const matrix_arguments &a, const char *stage, const mixed_weights &weights,
                                    const __half *features, const staged_edges &edges, const mixed_edges &own,
                                    const radial_pairs (&phi)[TILES], int tiles, int column, float (&sum)[4])
 {
@@ -142,15 +104,13 @@ __device__ inline void mixed_slice(const matrix_arguments &a, const char *stage,
      * seats of the same four kinds (clusters.cu), and would meet in the same banks. */
     const uint32_t lane_stage = shared_address(stage) + (lane / 16 ^ lane / 4 % 2) * 16;
     const bool swapped = lane & 2;
-    uint4 w[3][2];
-#pragma unroll
-    for (int q = 0; q < 6; q++) w[q / 2][q % 2] = ((const uint4 *)weights)[q * 32 + lane];
+    const lane_weights w(weights);
 #pragma unroll
     for (int tile = 0; tile < TILES; tile++) {
         if (tile % 2 == 0 && tile >= tiles) break; /* in pairs: fewer branches */
         uint32_t W[3][2][2];
 #pragma unroll
-        for (int kind = 0; kind < 3; kind++) filter_pairs(w[kind], phi[tile], W[kind]);
+        for (int kind = 0; kind < 3; kind++) filter_transposed(w, kind, phi[tile], W[kind]);
 #pragma unroll
         for (int plane = 0; plane < 5; plane++) { /* x_s, x_R, y (3) */
             const int kind = plane < 2 ? plane : 2, vector = plane < 2 ? 0 : plane - 1;
@@ -247,7 +207,7 @@ __device__ inline void forward_rows(const matrix_arguments &a, const __half *__r
             barrier_wait(&shared.stage_full[slice_ring.buffer], slice_ring.parity);
             float sum[4] = {};
             const char *stage = shared.stage[slice_ring.buffer];
-            const uint2 *weights = shared.weights[slice_ring.buffer];
+            const mixed_weights &weights = *(const mixed_weights *)shared.weights[slice_ring.buffer];
             if (all_seated)
                 mixed_slice<true>(a, stage, weights, features, edges, own, phi, tiles, column, sum);
             else

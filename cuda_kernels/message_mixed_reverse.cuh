@@ -2,8 +2,8 @@
 #ifndef MLFF_CUDA_MESSAGE_MIXED_REVERSE_CUH
 #define MLFF_CUDA_MESSAGE_MIXED_REVERSE_CUH
 /*
- * Adjoints of a row's message in mixed (message_matrix.cu), in the manner of message_mixed.cuh: products of halves, sums in single by
- * the matrix units.
+ * Adjoints of a row's message in mixed (message_matrix.cu), in the manner of message_mixed.cuh: products of halves, sums in
+ * single by the matrix units.
  *
  * Features  as forward: filters transposed, times the neighbours' adjoints; the right side of the sums over the edges has a
  *           column of ones for each of x_s, x_R, x_v (3).
@@ -16,9 +16,13 @@
 namespace mlff
 {
 
-/* Radial functions of a tile in shared memory: phi as right sides (edges 0..7, edges 8..15), dphi/dd as left sides; of each the
- * fourth step, then the other functions. */
-typedef uint4 mixed_fragments[2][2][32];
+/* What a row's warp keeps of a tile of its edges in shared memory: phi as right sides (edges 0..7, edges 8..15), dphi/dd as a
+ * left side, of each the functions of the step of 8 inputs; components of - u of edges 2t, 2t + 1 and of 8 + 2t, 9 + 2t. */
+struct mixed_tile {
+    uint4 phi[32], dphi[32];
+    uint2 phi_rest[32], dphi_rest[32];
+    uint2 direction[3][4];
+};
 
 /* Four 8 x 8 matrices of halves as they are: lane 4g + t gets columns 2t and 2t + 1 of row g of each. */
 __device__ inline void load_straight(uint32_t address, uint32_t (&to)[4])
@@ -36,26 +40,28 @@ __device__ inline void load_straight_swapped(uint32_t address, bool swapped, uin
     for (int q = 0; q < 4; q++) to[q] = swapped ? x[q ^ 2] : x[q];
 }
 
-__device__ inline uint32_t multiply_add_halves(uint32_t a, uint32_t b, uint32_t c)
+/* The functions of a tile's edges, and their directions by pairs. */
+template <bool GAUSSIAN>
+__device__ inline void make_tile(const matrix_arguments &a, const radial_table &table, const staged_edges &edges,
+                                 int left, int tile, mixed_tile &to)
 {
-    const __half2 sum = __hfma2(*(const __half2 *)&a, *(const __half2 *)&b, *(const __half2 *)&c);
-    return *(const uint32_t *)&sum;
-}
-
-/* W [16 edges x 16 columns] of a kind as a left side. */
-__device__ inline void filter_straight(const uint4 (&w)[2], const uint4 &rest, const uint4 &main, uint32_t (&to)[4])
-{
+    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    mixed_functions phi[2], dphi[2];
+    edge_cutoff cutoff[2];
+    load_cutoffs(a, edges, left, tile, g, cutoff);
 #pragma unroll
-    for (int half = 0; half < 2; half++) {
-        float c[4];
-        begin_mma_half(c, rest, half == 0 ? make_uint2(w[0].x, w[0].y) : make_uint2(w[0].z, w[0].w));
-        mma_half(c, main, half == 0 ? make_uint2(w[1].x, w[1].y) : make_uint2(w[1].z, w[1].w));
-        to[2 * half] = pack_halves(c[0], c[1]);
-        to[2 * half + 1] = pack_halves(c[2], c[3]);
+    for (int h = 0; h < 2; h++) make_functions<GAUSSIAN, true>(table, cutoff[h], t, &phi[h], &dphi[h]);
+    to.phi[lane] = make_uint4(phi[0].main.x, phi[0].main.y, phi[1].main.x, phi[1].main.y);
+    to.dphi[lane] = make_uint4(dphi[0].main.x, dphi[1].main.x, dphi[0].main.y, dphi[1].main.y);
+    to.phi_rest[lane] = make_uint2(phi[0].rest, phi[1].rest);
+    to.dphi_rest[lane] = make_uint2(dphi[0].rest, dphi[1].rest);
+    if (g < 3) {
+        const float *u = (const float *)(edges.edge + tile * 16 + 2 * t) + g;
+        to.direction[g][t] = make_uint2(pack_halves(-u[0], -u[4]), pack_halves(-u[32], -u[36]));
     }
 }
 
-/* - u of an edge, twice in each: what stands in the place of (u, d) once the radial functions are made. */
+/* - u of an edge, twice in each: what stands in the place of (u, d) once the tiles are made. */
 __device__ inline void halve_directions(staged_edges &edges)
 {
     __syncwarp();
@@ -68,18 +74,13 @@ __device__ inline void halve_directions(staged_edges &edges)
     __syncwarp();
 }
 
-__device__ inline uint4 direction_of(const staged_edges &edges, int q)
+/* - u . v of halves; u: - u. */
+__device__ inline uint32_t along_halves(uint32_t ux, uint32_t uy, uint32_t uz, uint32_t vx, uint32_t vy, uint32_t vz)
 {
-    return *(const uint4 *)&edges.edge[q];
+    return multiply_add_halves(uz, vz, multiply_add_halves(uy, vy, multiply_halves(ux, vx)));
 }
 
-/* - u . v of the halves v[0..2]; u as direction_of gives it, or pairs of two edges. */
-__device__ inline uint32_t along_halves(const uint4 &u, uint32_t vx, uint32_t vy, uint32_t vz)
-{
-    return multiply_add_halves(u.z, vz, multiply_add_halves(u.y, vy, multiply_halves(u.x, vx)));
-}
-
-/* Two neighbouring columns of an edge's neighbour where some have no seat; plane of [rows][4][F]. */
+/* Two neighbouring columns of an edge's neighbour where some have no seat; plane of [rows][F/16][4][16]. */
 __device__ inline uint32_t gather_two(const char *stage, const staged_edges &edges, int q, const __half *adj, int F,
                                       int plane, int column, int at)
 {
@@ -87,7 +88,8 @@ __device__ inline uint32_t gather_two(const char *stage, const staged_edges &edg
     if (neighbour >= 0)
         return *(const uint32_t *)(stage +
                                    ((neighbour ^ plane * COLUMNS * (int)sizeof(__half)) + at * (int)sizeof(__half)));
-    return *(const uint32_t *)(adj + ((size_t)(-1 - neighbour) * REVERSE_PLANES + plane) * F + column + at);
+    return *(const uint32_t *)(adj + (size_t)(-1 - neighbour) * REVERSE_PLANES * F + REVERSE_PLANES * column +
+                               plane * COLUMNS + at);
 }
 
 __device__ inline uint32_t gather_one_of_two(const char *stage, const staged_edges &edges, int q, const __half *adj,
@@ -132,48 +134,39 @@ __device__ inline void gather_straight(const matrix_arguments &a, const char *st
     }
 }
 
-__device__ inline void load_quads(const uint4 *from, uint4 (&w)[3][2])
-{
-#pragma unroll
-    for (int q = 0; q < 6; q++) w[q / 2][q % 2] = from[q * 32 + threadIdx.x % 32];
-}
-
 /* Four products, as a left side. */
-__device__ inline uint4 multiply_four(const uint32_t (&w)[4], const uint32_t (&x)[4])
+__device__ inline uint4 multiply_four(const uint32_t (&w)[2][2], const uint32_t (&x)[4])
 {
-    return make_uint4(multiply_halves(w[0], x[0]), multiply_halves(w[1], x[1]), multiply_halves(w[2], x[2]),
-                      multiply_halves(w[3], x[3]));
+    return make_uint4(multiply_halves(w[0][0], x[0]), multiply_halves(w[0][1], x[1]), multiply_halves(w[1][0], x[2]),
+                      multiply_halves(w[1][1], x[3]));
 }
 
 /* Adjoints of the row's features: x_adj has planes 2t and 2t + 1 of column g, then of column 8 + g, for planes below five. */
 template <bool ALL>
 __device__ inline void add_to_features(const matrix_arguments &a, const char *stage, uint32_t lane_stage,
-                                       const uint2 *weights, const staged_edges &edges,
-                                       const mixed_fragments *fragments, const int (&neighbour)[TILES],
-                                       const __half *adj, int tiles, int column, float (&x_adj)[4])
+                                       const mixed_weights &weights, const staged_edges &edges,
+                                       const mixed_tile *own_tiles, const int (&neighbour)[TILES], const __half *adj,
+                                       int tiles, int column, float (&x_adj)[4])
 {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    uint4 w[3][2];
-    load_quads((const uint4 *)weights, w);
+    const lane_weights w(weights);
 #pragma unroll
     for (int tile = 0; tile < TILES; tile++) {
         if (tile % 2 == 0 && tile >= tiles) break; /* in pairs: fewer branches */
         uint32_t x[REVERSE_PLANES][4], along[4], W[3][2][2];
-        const uint4 rest = fragments[tile][0][0][lane], main = fragments[tile][0][1][lane];
-        const radial_pairs phi = {{make_uint2(rest.x, rest.y), make_uint2(main.x, main.y)},
-                                  {make_uint2(rest.z, rest.w), make_uint2(main.z, main.w)}};
+        const mixed_tile &own = own_tiles[tile];
+        const uint4 main = own.phi[lane];
+        const uint2 rest = own.phi_rest[lane], ux = own.direction[0][t], uy = own.direction[1][t],
+                    uz = own.direction[2][t];
+        const mixed_functions phi[2] = {{make_uint2(main.x, main.y), rest.x}, {make_uint2(main.z, main.w), rest.y}};
 #pragma unroll
-        for (int kind = 0; kind < 3; kind++) filter_pairs(w[kind], phi, W[kind]);
+        for (int kind = 0; kind < 3; kind++) filter_transposed(w, kind, phi, W[kind]);
         gather_transposed<ALL>(a, stage, lane_stage, edges, tile, neighbour[tile], adj, column, x);
 #pragma unroll
-        for (int q = 0; q < 2; q++) { /* edges 8q + 2t, 8q + 2t + 1 */
-            const uint4 e0 = direction_of(edges, tile * 16 + 8 * q + 2 * t),
-                        e1 = direction_of(edges, tile * 16 + 8 * q + 2 * t + 1);
-            const uint4 u = make_uint4(__byte_perm(e0.x, e1.x, 0x5410), __byte_perm(e0.y, e1.y, 0x5410),
-                                       __byte_perm(e0.z, e1.z, 0x5410), 0);
-#pragma unroll
-            for (int half = 0; half < 2; half++)
-                along[2 * half + q] = along_halves(u, x[1][2 * half + q], x[2][2 * half + q], x[3][2 * half + q]);
+        for (int half = 0; half < 2; half++) { /* edges 2t, 2t + 1; 8 + 2t, 9 + 2t */
+            along[2 * half] = along_halves(ux.x, uy.x, uz.x, x[1][2 * half], x[2][2 * half], x[3][2 * half]);
+            along[2 * half + 1] =
+                along_halves(ux.y, uy.y, uz.y, x[1][2 * half + 1], x[2][2 * half + 1], x[3][2 * half + 1]);
         }
 #pragma unroll
         for (int plane = 0; plane < 5; plane++) {
@@ -191,35 +184,36 @@ __device__ inline void add_to_features(const matrix_arguments &a, const char *st
 /* Adjoints of the row's edges. own [5]: the row's features of columns 2t, 2t + 1, and 8 + 2t, 9 + 2t. */
 template <bool ALL>
 __device__ inline void add_to_edges(const matrix_arguments &a, const char *stage, uint32_t lane_stage,
-                                    const uint2 *weights, const staged_edges &edges, const mixed_fragments *fragments,
-                                    const int (&neighbour)[TILES], const __half *adj, int tiles, int column,
-                                    const uint2 (&own)[5], float (&edge_adj)[TILES][4])
+                                    const mixed_weights &weights, const staged_edges &edges,
+                                    const mixed_tile *own_tiles, const int (&neighbour)[TILES], const __half *adj,
+                                    int tiles, int column, const uint2 (&own)[5], float (&edge_adj)[TILES][4])
 {
     const int lane = threadIdx.x % 32, g = lane / 4;
     const uint2 none = make_uint2(0, 0);
-    uint4 w[3][2];
-    load_quads((const uint4 *)weights + 6 * 32, w);
+    const lane_weights w(weights);
 #pragma unroll
     for (int tile = 0; tile < TILES; tile++) {
         if (tile % 2 == 0 && tile >= tiles) break; /* in pairs: fewer branches */
-        uint32_t x[REVERSE_PLANES][4], along[4], W[4];
+        uint32_t x[REVERSE_PLANES][4], along[4], W[2][2];
         gather_straight<ALL>(a, stage, lane_stage, edges, tile, neighbour[tile], adj, column, x);
-        const uint4 rest = fragments[tile][0][0][lane], main = fragments[tile][0][1][lane];
-        filter_straight(w[1], make_uint4(rest.x, rest.z, rest.y, rest.w), make_uint4(main.x, main.z, main.y, main.w),
-                        W);
+        const mixed_tile &own_tile = own_tiles[tile];
+        const uint4 phi = own_tile.phi[lane];
+        filter_straight(w, 1, make_uint4(phi.x, phi.z, phi.y, phi.w), own_tile.phi_rest[lane], W);
 #pragma unroll
         for (int c = 0; c < 3; c++) mma_half(edge_adj[tile], multiply_four(W, x[1 + c]), g == c ? own[1] : none);
 #pragma unroll
         for (int h = 0; h < 2; h++) {
-            const uint4 u = direction_of(edges, tile * 16 + 8 * h + g);
+            const uint4 u = *(const uint4 *)&edges.edge[tile * 16 + 8 * h + g];
 #pragma unroll
             for (int half = 0; half < 2; half++)
-                along[2 * half + h] = along_halves(u, x[1][2 * half + h], x[2][2 * half + h], x[3][2 * half + h]);
+                along[2 * half + h] =
+                    along_halves(u.x, u.y, u.z, x[1][2 * half + h], x[2][2 * half + h], x[3][2 * half + h]);
         }
-        const uint4 d_rest = fragments[tile][1][0][lane], d_main = fragments[tile][1][1][lane];
+        const uint4 dphi = own_tile.dphi[lane];
+        const uint2 dphi_rest = own_tile.dphi_rest[lane];
 #pragma unroll
         for (int kind = 0; kind < 3; kind++) {
-            filter_straight(w[kind], d_rest, d_main, W);
+            filter_straight(w, kind, dphi, dphi_rest, W);
             if (kind < 2) {
                 mma_half(edge_adj[tile], kind == 0 ? multiply_four(W, x[0]) : multiply_four(W, along),
                          g == 3 ? own[kind] : none);
@@ -233,14 +227,15 @@ __device__ inline void add_to_edges(const matrix_arguments &a, const char *stage
 }
 
 /* As add_feature_adjoints of message_reverse.cuh. */
-__device__ inline void add_mixed_features(int F, float scale, bool again, bool more, const float (&x_adj)[4],
-                                          __half *features, float *sums)
+__device__ inline void add_mixed_features(float scale, bool again, bool more, const float (&x_adj)[4], __half *features,
+                                          float *sums)
 {
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    features += 2 * t * COLUMNS + g, sums += 2 * t * COLUMNS + g;
 #pragma unroll
     for (int q = 0; q < 4; q++) {
-        const int plane = 2 * t + q % 2, at = plane * F + 8 * (q / 2) + g;
-        if (plane >= 5) continue;
+        const int at = q % 2 * COLUMNS + q / 2 * 8;
+        if (2 * t + q % 2 >= 5) continue;
         float sum = x_adj[q] * scale;
         if (again) sum += sums[at];
         if (more)
@@ -275,8 +270,8 @@ __device__ inline void reverse_rows(const matrix_arguments &a, __half *features,
                                     edge_adjoint<float> *edge_adj, Shared &shared)
 {
     constexpr int ROWS = Shared::ROWS;
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, slices = a.F / COLUMNS;
-    mixed_fragments *fragments = shared.fragments[warp];
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, t = lane % 4, slices = a.F / COLUMNS;
+    mixed_tile *tiles_of_row = shared.tiles[warp];
     float *sums = a.sums + ((size_t)blockIdx.x * ROWS + warp) * 5 * a.F;
     ring slice_ring, pass_ring;
     for (;; pass_ring.advance()) {
@@ -288,18 +283,8 @@ __device__ inline void reverse_rows(const matrix_arguments &a, __half *features,
                   tiles = tiles_of(left);
         const bool all_seated = pass.all_seated, more = pass.more;
 #pragma unroll 1
-        for (int tile = 0; tile < tiles + tiles % 2; tile++) {
-            uint4 phi[PARTS], dphi[PARTS];
-            edge_cutoff cutoff[2];
-            load_cutoffs(a, edges, left, tile, g, cutoff);
-            edge_fragments<GAUSSIAN, true>(shared.table, cutoff, t, phi, dphi);
-#pragma unroll
-            for (int k = 0; k < 2; k++) {
-                const int part = k == 0 ? 2 : 0;
-                fragments[tile][0][k][lane] = make_uint4(phi[part].x, phi[part].z, phi[part].y, phi[part].w);
-                fragments[tile][1][k][lane] = dphi[part];
-            }
-        }
+        for (int tile = 0; tile < tiles + tiles % 2; tile++)
+            make_tile<GAUSSIAN>(a, shared.table, edges, left, tile, tiles_of_row[tile]);
         halve_directions(edges);
         int neighbour[TILES];
 #pragma unroll
@@ -313,28 +298,28 @@ __device__ inline void reverse_rows(const matrix_arguments &a, __half *features,
             if (row < a.N)
 #pragma unroll
                 for (int p = 0; p < 5; p++) {
-                    const __half *from = features + own_at + p * a.F + column + 2 * t;
+                    const __half *from = features + own_at + 5 * column + p * COLUMNS + 2 * t;
                     own[p] = make_uint2(__ldcg((const uint32_t *)from), __ldcg((const uint32_t *)(from + 8)));
                 }
             barrier_wait(&shared.stage_full[slice_ring.buffer], slice_ring.parity);
             const char *stage = shared.stage[slice_ring.buffer];
-            const uint2 *weights = shared.weights[slice_ring.buffer];
+            const mixed_weights *weights = (const mixed_weights *)shared.weights[slice_ring.buffer];
             /* as in mixed_slice: rows 4..7 of a matrix are of the other half of the columns */
             const uint32_t lane_stage = shared_address(stage) + (lane / 16 ^ lane / 4 % 2) * 16;
             if (all_seated) {
-                add_to_features<true>(a, stage, lane_stage, weights, edges, fragments, neighbour, adj, tiles, column,
-                                      x_adj);
-                add_to_edges<true>(a, stage, lane_stage, weights, edges, fragments, neighbour, adj, tiles, column, own,
-                                   to_edges);
+                add_to_features<true>(a, stage, lane_stage, weights[0], edges, tiles_of_row, neighbour, adj, tiles,
+                                      column, x_adj);
+                add_to_edges<true>(a, stage, lane_stage, weights[1], edges, tiles_of_row, neighbour, adj, tiles, column,
+                                   own, to_edges);
             } else {
-                add_to_features<false>(a, stage, lane_stage, weights, edges, fragments, neighbour, adj, tiles, column,
-                                       x_adj);
-                add_to_edges<false>(a, stage, lane_stage, weights, edges, fragments, neighbour, adj, tiles, column, own,
-                                    to_edges);
+                add_to_features<false>(a, stage, lane_stage, weights[0], edges, tiles_of_row, neighbour, adj, tiles,
+                                       column, x_adj);
+                add_to_edges<false>(a, stage, lane_stage, weights[1], edges, tiles_of_row, neighbour, adj, tiles,
+                                    column, own, to_edges);
             }
             barrier_arrive(&shared.stage_empty[slice_ring.buffer]);
             if (row < a.N)
-                add_mixed_features(a.F, a.scale, begin > 0, more, x_adj, features + own_at + column, sums + column);
+                add_mixed_features(a.scale, begin > 0, more, x_adj, features + own_at + 5 * column, sums + 5 * column);
         }
         if (left > 0)
             add_mixed_edges(edge_adj + pass.first[warp], edges, left, a.scale / adjoint_scale<__half>, to_edges);

@@ -19,16 +19,8 @@ struct coming_pass {
     int list;                 /* which of the lists of seats is the cluster's */
 };
 
-/* A lane copies 16 bytes of one seat's plane; how many seats a warp serves at a time, and where in the list a seat stands, so
- * that a lane reads four of its own at once. */
-template <typename T> constexpr int PIECES = COLUMNS * sizeof(T) / 16;
-template <typename T> constexpr int TOGETHER = 32 / PIECES<T>;
-
-template <typename T> __device__ inline int place_in_list(int seat)
-{
-    constexpr int GROUP = 4 * TOGETHER<T>;
-    return seat / GROUP * GROUP + seat % TOGETHER<T> * 4 + seat / TOGETHER<T> % 4;
-}
+/* Seats whose slice is brought by a copy of each lane for each plane. */
+template <typename T> constexpr int TOGETHER = 32 * 16 / (COLUMNS * sizeof(T));
 
 /* The list of a cluster's seats: where the row on a seat begins, in pieces of 16 bytes. Seats that stay empty get the first
  * row: copying it costs less than asking. Returns how many are to be filled, negative where some edges have none. */
@@ -36,7 +28,7 @@ template <typename T, typename Shared>
 __device__ inline int stage_list(const matrix_arguments &a, int cluster, uint32_t *seats)
 {
     constexpr int QUADS = (Shared::SEATS / 4 + 31) / 32;
-    static_assert(Shared::SEATS % (4 * TOGETHER<T>) == 0, "the list is in whole groups");
+    static_assert(Shared::SEATS % TOGETHER<T> == 0, "the list is in whole groups");
     const uint32_t row_pieces = Shared::PLANES * a.F * sizeof(T) / 16;
     const int4 *from = (const int4 *)(a.clusters.rows + (size_t)cluster * a.clusters.seats);
     const int taken = a.clusters.taken[cluster], filled = abs(taken);
@@ -48,10 +40,10 @@ __device__ inline int stage_list(const matrix_arguments &a, int cluster, uint32_
     }
 #pragma unroll
     for (int k = 0; k < QUADS; k++) {
-        const int q = 32 * k + threadIdx.x % 32, row[4] = {rows[k].x, rows[k].y, rows[k].z, rows[k].w};
+        const int q = 32 * k + threadIdx.x % 32;
         if (4 * q >= Shared::SEATS) break;
-#pragma unroll
-        for (int c = 0; c < 4; c++) seats[place_in_list<T>(4 * q + c)] = (uint32_t)max(row[c], 0) * row_pieces;
+        *(uint4 *)(seats + 4 * q) = make_uint4(max(rows[k].x, 0) * row_pieces, max(rows[k].y, 0) * row_pieces,
+                                               max(rows[k].z, 0) * row_pieces, max(rows[k].w, 0) * row_pieces);
     }
     return taken;
 }
@@ -121,30 +113,27 @@ __device__ inline coming_pass stage_pass(const matrix_arguments &a, coming_pass 
     return next;
 }
 
-/* A slice's columns of what sits on the first n seats; from [rows][PLANES][F], at the slice's first column. */
+/* A slice of what sits on the first n seats, and on those that fill their group; from: [rows][F/16][PLANES][16], at the
+ * slice of the first row. A seat's slice lies together in memory, so a copy of all lanes brings whole lines: with planes of
+ * F columns in its place the copies took four times as long to write (H200), 16 % of what shared memory can do. */
 template <typename T, int PLANES>
-__device__ inline void stage_neighbours(char *stage, const T *from, int F, const uint32_t *seats, int n)
+__device__ inline void stage_neighbours(char *stage, const T *from, const uint32_t *seats, int n)
 {
-    constexpr int PLANE_BYTES = COLUMNS * sizeof(T), SEAT_BYTES = PLANES * PLANE_BYTES, GROUP = 4 * TOGETHER<T>;
-    const int piece = threadIdx.x % PIECES<T>, own = threadIdx.x % 32 / PIECES<T>;
+    constexpr int PIECES = PLANES * COLUMNS * sizeof(T) / 16;
     const uint4 *source[PLANES];
+    const uint32_t *row[PLANES];
     char *to[PLANES];
 #pragma unroll
-    for (int plane = 0; plane < PLANES; plane++) {
-        source[plane] = (const uint4 *)(from + (size_t)plane * F) + piece;
-        to[plane] = stage + inside_seat<PLANES>(seat_begin<T, PLANES>(own), plane * PLANE_BYTES) + piece * 16;
+    for (int q = 0; q < PLANES; q++) {
+        const int own = 32 * q + threadIdx.x % 32, seat = own / PIECES, piece = own % PIECES;
+        source[q] = (const uint4 *)from + piece;
+        row[q] = seats + seat;
+        to[q] = stage + inside_seat<PLANES>(seat_begin<T, PLANES>(seat), piece * 16);
     }
-    for (int base = 0; base < n; base += GROUP) {
-        const uint4 four = *(const uint4 *)(seats + base + 4 * own);
-        const uint32_t rows[4] = {four.x, four.y, four.z, four.w};
+#pragma unroll 2
+    for (int base = 0; base < n; base += TOGETHER<T>)
 #pragma unroll
-        for (int k = 0; k < 4; k++) {
-            if (base + k * TOGETHER<T> >= n) break;
-#pragma unroll
-            for (int plane = 0; plane < PLANES; plane++)
-                copy_16_async(to[plane] + (base + k * TOGETHER<T>)*SEAT_BYTES, source[plane] + rows[k], true);
-        }
-    }
+        for (int q = 0; q < PLANES; q++) copy_16_async(to[q] + base * PIECES * 16, source[q] + row[q][base], true);
 }
 
 /* from: of the slice */
@@ -154,7 +143,7 @@ template <int COUNT> __device__ inline void stage_weights(uint2 *weights, const 
     for (int q = 2 * (threadIdx.x % 32); q < COUNT; q += 64) copy_16_async(weights + q, from + q, true);
 }
 
-/* A producer's warp. The first prepares the passes; two share the slices, a buffer each. from [rows][PLANES][F] */
+/* A producer's warp. The first prepares the passes; two share the slices, a buffer each. from [rows][F/16][PLANES][16] */
 template <typename T, typename Shared>
 __device__ inline void produce(const matrix_arguments &a, const T *from, Shared &shared)
 {
@@ -177,7 +166,7 @@ __device__ inline void produce(const matrix_arguments &a, const T *from, Shared 
             const int b = slice_ring.buffer;
             if (Shared::PRODUCERS == 1 || b == own) {
                 barrier_wait(&shared.stage_empty[b], slice_ring.parity ^ 1);
-                stage_neighbours<T, Shared::PLANES>(shared.stage[b], from + slice * COLUMNS, a.F,
+                stage_neighbours<T, Shared::PLANES>(shared.stage[b], from + slice * Shared::PLANES * COLUMNS,
                                                     shared.seats[now.list], now.seats);
                 stage_weights<Shared::WEIGHTS>(shared.weights[b], a.fragments + (size_t)slice * SLICE_WEIGHTS<T>);
                 barrier_arrive_with_copies(&shared.stage_full[b]);

@@ -41,7 +41,9 @@ __device__ inline void gather_planes(uint32_t stage, const T *adj, int F, int ne
         if (ALL || neighbour >= 0)
             load_four_at(at ^ p * BYTES, T(), to[p]);
         else
-            load_four(adj + ((size_t)(-1 - neighbour) * REVERSE_PLANES + p) * F + column, to[p]);
+            load_four(adj + (size_t)(-1 - neighbour) * REVERSE_PLANES * F + sliced(REVERSE_PLANES, column) +
+                          p * COLUMNS,
+                      to[p]);
 }
 
 /* What one slice adds to the adjoints of a row's features x [5], and to those of its edges (u, d). */
@@ -101,13 +103,13 @@ __device__ inline void reverse_slice(const matrix_arguments &a, const uint4 (*fr
 
 /* A slice of a row's feature adjoints, in the place of the features: a lane has two columns of plane g / 2, and one of plane 4
  * where g is even. Until a row's last pass the sums are in the block's part of `sums`, because every pass reads the
- * features. features, sums: [5][F] of the row, from the slice's first column. */
+ * features. features, sums: [5][16], of the row's slice. */
 template <typename T>
-__device__ inline void add_feature_adjoints(int F, float scale, bool again, bool more, const float (&x_adj)[5][4],
-                                            T *features, float *sums)
+__device__ inline void add_feature_adjoints(float scale, bool again, bool more, const float (&x_adj)[5][4], T *features,
+                                            float *sums)
 {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const int at = g / 2 * F + 4 * t + 2 * (g % 2), last_at = 4 * F + 4 * t + g / 2;
+    const int at = g / 2 * COLUMNS + 4 * t + 2 * (g % 2), last_at = 4 * COLUMNS + 4 * t + g / 2;
     const float(&four)[4][4] = *(const float(*)[4][4])x_adj;
     float2 sum = sum_over_rows(four, g);
     float last = sum_vector_over_rows(x_adj[4], g);
@@ -177,7 +179,7 @@ __device__ inline void reverse_rows(const matrix_arguments &a, float *features, 
             float x[5][4], x_adj[5][4] = {};
             if (row < a.N)
 #pragma unroll
-                for (int p = 0; p < 5; p++) raw[p].load(features + own + p * a.F + column + 4 * t);
+                for (int p = 0; p < 5; p++) raw[p].load(features + own + 5 * column + p * COLUMNS + 4 * t);
             barrier_wait(&shared.stage_full[slice_ring.buffer], slice_ring.parity);
 #pragma unroll
             for (int p = 0; p < 5; p++) raw[p].value(float(), x[p]);
@@ -191,7 +193,7 @@ __device__ inline void reverse_rows(const matrix_arguments &a, float *features, 
                                             to_edges);
             barrier_arrive(&shared.stage_empty[slice_ring.buffer]);
             if (row < a.N)
-                add_feature_adjoints(a.F, a.scale, begin > 0, more, x_adj, features + own + column, sums + column);
+                add_feature_adjoints(a.scale, begin > 0, more, x_adj, features + own + 5 * column, sums + 5 * column);
         }
         add_edge_adjoints(edge_adj + first, edges, left, a.scale / adjoint_scale<float>, to_edges);
         barrier_arrive(&shared.pass_empty[pass_ring.buffer]);

@@ -20,7 +20,9 @@ __device__ inline void gather(const char *stage, const float *features, int F, i
     if (ALL || neighbour >= 0)
         load_four((const float *)(stage + neighbour + plane * COLUMNS * (int)sizeof(float)), to);
     else
-        load_four(features + ((size_t)(-1 - neighbour) * FORWARD_PLANES + plane) * F + column, to);
+        load_four(features + (size_t)(-1 - neighbour) * FORWARD_PLANES * F + sliced(FORWARD_PLANES, column) +
+                      plane * COLUMNS,
+                  to);
 }
 
 /* One slice of a row: sum [4][4] of s and v of the lane's columns, over its rows g of every tile. */

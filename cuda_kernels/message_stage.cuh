@@ -8,15 +8,15 @@
  */
 #include "barrier.cuh"
 #include "clusters.cuh"
-#include "radial_fragments.cuh"
+#include "mixed_fragments.cuh"
 
 namespace mlff
 {
 
-constexpr int COLUMNS = 16, TILES = 4, PASS_EDGES = 16 * TILES;
-constexpr int FORWARD_PLANES = 5, REVERSE_PLANES = 4;     /* x_s, x_R, y (3); s_adj, v_adj (3) */
-constexpr int SLICE_FRAGMENTS = 3 * 2 * PARTS * 32;       /* uint2 of a slice's weights */
-constexpr int MIXED_SLICE_FRAGMENTS = 3 * 2 * 32 * 2 * 2; /* in mixed: for both ways of making filters */
+constexpr int COLUMNS = SLICE, TILES = 4, PASS_EDGES = 16 * TILES;
+constexpr int FORWARD_PLANES = 5, REVERSE_PLANES = 4;                            /* x_s, x_R, y (3); s_adj, v_adj (3) */
+constexpr int SLICE_FRAGMENTS = 3 * 2 * PARTS * 32;                              /* uint2 of a slice's weights */
+constexpr int MIXED_SLICE_FRAGMENTS = 2 * sizeof(mixed_weights) / sizeof(uint2); /* transposed, straight */
 
 template <typename T>
 constexpr int SLICE_WEIGHTS = sizeof(T) == sizeof(float) ? SLICE_FRAGMENTS : MIXED_SLICE_FRAGMENTS;

@@ -14,22 +14,43 @@ size_t message_matrix_fragments(int F)
 }
 
 /* message_matrix_pack: column n of a tile's half is 4 (n / 2) + 2 half + n % 2, since lane t has four neighbouring columns of
- * both; message_mixed_pack: lane g has columns g and 8 + g, the fourth step before the other functions. */
+ * both; message_mixed_pack: lane g has columns g and 8 + g. */
+
+/* Weight of a function, or of the bias (MATRIX_K), in halves: the high one, or what it leaves. */
+static uint32_t half_weight(const double *filter, int F, int K, double up, int kind, int f, int function, bool low)
+{
+    const int k = function == MATRIX_K ? K : function < K ? function : -1;
+    const float w = k < 0 ? 0 : (float)(filter[((size_t)k * 3 + kind) * F + f] * up);
+    const __half hi = __float2half_rn(w), value = low ? __float2half_rn(w - __half2float(hi)) : hi;
+    uint16_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
 
 /* The lane's four weights of a part of a tile, as two numbers. */
-static uint2 lane_weights(const double *filter, int F, int K, double up, int kind, int f, int part, int t)
+static uint2 four_weights(const double *filter, int F, int K, double up, int kind, int f, int part, int t)
 {
-    uint16_t bits[4];
+    uint32_t bits[4];
     for (int input = 0; input < 4; input++) {
         int function;
         bool low;
         weight_of(part, t, input, &function, &low);
-        const int k = function == MATRIX_K ? K : function < K ? function : -1;
-        const float w = k < 0 ? 0 : (float)(filter[((size_t)k * 3 + kind) * F + f] * up);
-        const __half hi = __float2half_rn(w), value = low ? __float2half_rn(w - __half2float(hi)) : hi;
-        memcpy(&bits[input], &value, sizeof bits[input]);
+        bits[input] = half_weight(filter, F, K, up, kind, f, function, low);
     }
-    return make_uint2(bits[0] | (uint32_t)bits[1] << 16, bits[2] | (uint32_t)bits[3] << 16);
+    return make_uint2(bits[0] | bits[1] << 16, bits[2] | bits[3] << 16);
+}
+
+/* The lane's two weights of the step of 8 inputs in mixed. */
+static uint32_t rest_weights(const double *filter, int F, int K, double up, int kind, int f, int t)
+{
+    uint32_t bits[2];
+    for (int input = 0; input < 2; input++) {
+        int function;
+        bool low;
+        mixed_rest_of(t, input, &function, &low);
+        bits[input] = half_weight(filter, F, K, up, kind, f, function, low);
+    }
+    return bits[0] | bits[1] << 16;
 }
 
 /* Power of two that brings the largest weight near 2^exponent. */
@@ -49,7 +70,7 @@ float message_matrix_pack(const double *filter, int F, int K, uint2 *fragments)
         const int lane = q % 32, part = q / 32 % PARTS, half = q / 32 / PARTS % 2, kind = q / 32 / PARTS / 2 % 3,
                   g = lane / 4;
         const int f = (int)(q / SLICE_FRAGMENTS) * COLUMNS + 4 * (g / 2) + 2 * half + g % 2;
-        fragments[q] = lane_weights(filter, F, K, up, kind, f, part, lane % 4);
+        fragments[q] = four_weights(filter, F, K, up, kind, f, part, lane % 4);
     }
     return (float)(1 / up);
 }
@@ -62,18 +83,19 @@ size_t message_mixed_fragments(int F)
 float message_mixed_pack(const double *filter, int F, int K, uint2 *fragments)
 {
     const double up = power_for(filter, F, K, 1); /* products with features and adjoints are halves too */
-    for (int slice = 0; slice < F / COLUMNS; slice++)
+    for (int slice = 0; slice < F / COLUMNS; slice++) {
+        mixed_weights *to = (mixed_weights *)(fragments + (size_t)slice * MIXED_SLICE_FRAGMENTS);
         for (int kind = 0; kind < 3; kind++)
-            for (int k = 0; k < 2; k++)
-                for (int lane = 0; lane < 32; lane++) {
-                    const int f = slice * COLUMNS + lane / 4, part = k == 0 ? 2 : 0;
-                    const uint2 a = lane_weights(filter, F, K, up, kind, f, part, lane % 4),
-                                b = lane_weights(filter, F, K, up, kind, f + 8, part, lane % 4);
-                    uint2 *to = fragments + (size_t)slice * MIXED_SLICE_FRAGMENTS + ((kind * 2 + k) * 32 + lane) * 2,
-                          *straight = to + MIXED_SLICE_FRAGMENTS / 2;
-                    to[0] = make_uint2(a.x, b.x), to[1] = make_uint2(a.y, b.y); /* as a left side */
-                    straight[0] = a, straight[1] = b;                           /* as two right sides */
-                }
+            for (int lane = 0; lane < 32; lane++) {
+                const int f = slice * COLUMNS + lane / 4, t = lane % 4;
+                const uint2 a = four_weights(filter, F, K, up, kind, f, 0, t),
+                            b = four_weights(filter, F, K, up, kind, f + 8, 0, t);
+                to[0].main[kind][lane] = make_uint4(a.x, b.x, a.y, b.y);
+                to[1].main[kind][lane] = make_uint4(a.x, a.y, b.x, b.y);
+                to[0].rest[kind][lane] = to[1].rest[kind][lane] = make_uint2(
+                    rest_weights(filter, F, K, up, kind, f, t), rest_weights(filter, F, K, up, kind, f + 8, t));
+            }
+    }
     return (float)(1 / up);
 }
 

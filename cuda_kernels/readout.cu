@@ -57,7 +57,7 @@ __global__ void seed_kernel(int64_t n, int H, real<T> scale, const real<T> *weig
 template <typename T> __global__ void clear_vectors_kernel(int64_t n, int F, T *adj)
 {
     const int64_t q = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (q < n) adj[q / (3 * F) * 4 * F + F + q % (3 * F)] = T(0);
+    if (q < n) adj[q / (3 * F) * 4 * F + sliced(4, (int)(q % F)) + (1 + q / F % 3) * SLICE] = T(0);
 }
 
 /* -------------------------------------------------------------------------------------------- launchers */

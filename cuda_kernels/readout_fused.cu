@@ -122,7 +122,7 @@ __global__ void __launch_bounds__(2 * F, 256 / F) readout_reverse_kernel(readout
             const int row = row0 + 16 * i + 8 * r + lane / 4;
             float y[4];
             outputs(c[i][0], r, ends, y);
-            write_four(a.adj + (size_t)row * 4 * F + column, row < a.N, y);
+            write_four(a.adj + (size_t)row * 4 * F + sliced(4, column), row < a.N, y);
         }
 }
 

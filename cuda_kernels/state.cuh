@@ -46,6 +46,15 @@ template <typename T> using real = typename real_of<T>::type;
 template <typename T> constexpr real<T> adjoint_scale = 1;
 template <> constexpr float adjoint_scale<__half> = 256;
 
+/* Rows of several planes that neighbours gather (features, adjoints) are [F/16][planes][16]: what is brought to shared
+ * memory at a time lies together. Plane p of feature f is at sliced(planes, f) + p SLICE. */
+constexpr int SLICE = FEATURE_PAD;
+
+__host__ __device__ inline int sliced(int planes, int f)
+{
+    return f / SLICE * planes * SLICE + f % SLICE;
+}
+
 inline int padded(int features)
 {
     return (features + FEATURE_PAD - 1) / FEATURE_PAD * FEATURE_PAD;
@@ -118,8 +127,8 @@ template <typename T> struct alignas(4 * sizeof(T)) edge_adjoint {
 template <typename T> struct layer_tensors {
     T *context_slope; /* [N][F] silu' of the pre-activation */
     T *x_v;           /* [N][F] */
-    T *features;      /* [R][5][F] x_s, x_R, y = x_v v (3): what neighbours gather */
-    T *features_adj;  /* [N][5][F] in the place of features: then only a row itself still needs its own */
+    T *features;      /* [R][F/16][5][16] x_s, x_R, y = x_v v (3): what neighbours gather */
+    T *features_adj;  /* [N][F/16][5][16] in the place of features: then only a row itself still needs its own */
     T *v;             /* [N][3][F] input of the layer; none for l = 0, it is zero */
     T *VU;            /* [N][3][2][F] */
     T *dense_slope;   /* [N][F] */
@@ -223,10 +232,10 @@ template <typename T> struct state {
     layer_tensors<T> layer[MLFF_MAX_INTERACTIONS];
     T *readout_slope;    /* [N][H] */
     double *atom_energy; /* [N] */
-    T *adj;           /* [R][4][F] s_adj, v_adj; in the place of s and v_mid, which the readout is the last to read */
-    double *row_sums; /* [N][12] of a row's own edges: virial (9), dE/dr (3) */
-    double *sums;     /* [n_chunks][10] energy, virial */
-    double *forces;   /* [n_all][3] */
+    T *adj; /* [R][F/16][4][16] s_adj, v_adj; in the place of s and v_mid, which the readout is the last to read */
+    double *row_sums;    /* [N][12] of a row's own edges: virial (9), dE/dr (3) */
+    double *sums;        /* [n_chunks][10] energy, virial */
+    double *forces;      /* [n_all][3] */
     double *atom_virial; /* [n_all][9] */
     real<T> *scratch;    /* [scratch_values]: temporaries of dense layers that are not fused */
     int *bad_row;        /* [2] first row with a bad position or distance, first row with a bad result */

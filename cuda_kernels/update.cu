@@ -75,12 +75,12 @@ __global__ void outputs_reverse_kernel(int64_t rows, int F, int last, const T *V
     if (q >= rows * F) return;
     const int64_t i = q / F;
     const int f = (int)(q % F);
-    const real<T> s_adj = adj[i * 4 * F + f];
+    const real<T> s_adj = adj[i * 4 * F + sliced(4, f)];
     real<T> UV = 0, Uv = 0;
     for (int c = 0; c < 3; c++) {
         const real<T> U = VU[((i * 3 + c) * 2 + 1) * F + f];
         UV += U * real<T>(VU[(i * 3 + c) * 2 * F + f]);
-        Uv += U * real<T>(adj[(i * 4 + 1 + c) * F + f]);
+        Uv += U * real<T>(adj[i * 4 * F + sliced(4, f) + (1 + c) * SLICE]);
     }
     real<T> *out = y_adj + i * (last ? 2 : 3) * F + f;
     out[0] = s_adj;
@@ -113,15 +113,15 @@ template <typename T> __global__ void products_reverse_kernel(products_reverse_a
         square += V[c] * V[c];
     }
     const real<T> n = sqrt(square), along = n > 0 ? a.in_adj[i * 2 * F + F + f] / n : real<T>(0);
-    const real<T> s_adj = a.adj[i * 4 * F + f], across = s_adj * real<T>(a.y_sv[q]),
-                  y = a.last ? real<T>(0) : real<T>(a.y_v[q]);
+    T *adj = a.adj + i * 4 * F + sliced(4, f);
+    const real<T> s_adj = adj[0], across = s_adj * real<T>(a.y_sv[q]), y = a.last ? real<T>(0) : real<T>(a.y_v[q]);
     for (int c = 0; c < 3; c++) {
         const int64_t place = (i * 3 + c) * 2 * F + f;
-        const real<T> v_adj = a.last ? real<T>(0) : real<T>(a.adj[(i * 4 + 1 + c) * F + f]);
+        const real<T> v_adj = a.last ? real<T>(0) : real<T>(adj[(1 + c) * SLICE]);
         a.VU_adj[place] = along * V[c] + across * real<T>(a.VU[place + F]);
         a.VU_adj[place + F] = across * V[c] + v_adj * y;
     }
-    a.adj[i * 4 * F + f] = T(s_adj + a.in_adj[i * 2 * F + f]);
+    adj[0] = T(s_adj + a.in_adj[i * 2 * F + f]);
 }
 
 /* adj's v_adj += v_part [N][3][F] */
@@ -130,7 +130,7 @@ template <typename T> __global__ void add_vectors_kernel(int64_t rows, int F, co
     const int64_t q = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (q >= rows * 3 * F) return;
     const int64_t i = q / (3 * F);
-    T *place = adj + i * 4 * F + F + q % (3 * F);
+    T *place = adj + i * 4 * F + sliced(4, (int)(q % F)) + (1 + q / F % 3) * SLICE;
     *place = T(real<T>(*place) + v_part[q]);
 }
 

@@ -254,7 +254,7 @@ __device__ inline void put_output_adjoints(const update_reverse_arguments<T> &a,
 #pragma unroll
         for (int r = 0; r < 2; r++) {
             const int row = row0 + 16 * i + 8 * r;
-            const T *adj = a.adj + (size_t)row * 4 * F + column;
+            const T *adj = a.adj + (size_t)row * 4 * F + sliced(4, column);
             float U[4], V[4], v_adj[4];
             read_four(adj, row < a.N, y_adj[0][r]);
 #pragma unroll
@@ -264,7 +264,7 @@ __device__ inline void put_output_adjoints(const update_reverse_arguments<T> &a,
                 const T *V_at = a.VU + ((size_t)row * 3 + k) * 2 * F + column;
                 read_four(V_at, row < a.N, V);
                 read_four(V_at + F, row < a.N, U);
-                if (!LAST) read_four(adj + (1 + k) * F, row < a.N, v_adj);
+                if (!LAST) read_four(adj + (1 + k) * SLICE, row < a.N, v_adj);
 #pragma unroll
                 for (int q = 0; q < 4; q++) {
                     y_adj[1][r][q] += U[q] * V[q];
@@ -288,7 +288,7 @@ __device__ inline void put_scalar_adjoints(const update_reverse_arguments<T> &a,
 #pragma unroll
     for (int q = 0; q < 2 * ATOM_TILES; q++) {
         const int row = row0 + 8 * q;
-        read_four(a.adj + (size_t)row * 4 * F + column, row < a.N, s_adj[q]);
+        read_four(a.adj + (size_t)row * 4 * F + sliced(4, column), row < a.N, s_adj[q]);
         read_four(a.y_sv + (size_t)row * F + column, row < a.N, y_sv[q]);
     }
     const column_ends ends = ends_of(a.dense0_T, column);
@@ -301,7 +301,7 @@ __device__ inline void put_scalar_adjoints(const update_reverse_arguments<T> &a,
         outputs(c[q / 2][0], q % 2, ends, in_adj);
 #pragma unroll
         for (int p = 0; p < 4; p++) s_adj[q][p] += in_adj[p];
-        write_four(a.adj + (size_t)row * 4 * F + column, row < a.N, s_adj[q]);
+        write_four(a.adj + (size_t)row * 4 * F + sliced(4, column), row < a.N, s_adj[q]);
     }
 }
 
@@ -351,7 +351,8 @@ __device__ inline void put_U_adjoints(const update_reverse_arguments<T> &a, cons
 #pragma unroll
         for (int k = 0; k < 3; k++) {
             read_four(a.VU + ((size_t)row * 3 + k) * 2 * F + column, row < a.N, V[k][r]);
-            if (!LAST) read_four(a.adj + ((size_t)row * 4 + 1 + k) * F + column, row < a.N, v_adj[k][r]);
+            if (!LAST)
+                read_four(a.adj + (size_t)row * 4 * F + sliced(4, column) + (1 + k) * SLICE, row < a.N, v_adj[k][r]);
         }
     }
 #pragma unroll
@@ -433,7 +434,7 @@ __global__ void __launch_bounds__(2 * F, 256 / F) update_reverse_kernel(update_r
 #pragma unroll
             for (int q = 0; q < 6; q++) {
                 const int row = row0 + 16 * i + 8 * (q % 2);
-                read_four(a.adj + ((size_t)row * 4 + 1 + q / 2) * F + column, row < a.N, v_adj[q]);
+                read_four(a.adj + (size_t)row * 4 * F + sliced(4, column) + (1 + q / 2) * SLICE, row < a.N, v_adj[q]);
             }
 #pragma unroll
         for (int q = 0; q < 6; q++) {
@@ -442,7 +443,7 @@ __global__ void __launch_bounds__(2 * F, 256 / F) update_reverse_kernel(update_r
             outputs(c[q / 2 * ATOM_TILES + i][0], q % 2, ends, y);
 #pragma unroll
             for (int p = 0; p < 4; p++) y[p] += v_adj[q][p];
-            write_four(a.adj + ((size_t)row * 4 + 1 + q / 2) * F + column, row < a.N, y);
+            write_four(a.adj + (size_t)row * 4 * F + sliced(4, column) + (1 + q / 2) * SLICE, row < a.N, y);
         }
     }
 }
