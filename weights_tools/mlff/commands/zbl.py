@@ -49,9 +49,11 @@ def _width(text: str) -> float:
 
 def run(arguments) -> int:
     from .. import short_range
-    from ..errors import MlffError
+    from ..errors import MlffError, require
     from ..model_file import ModelFile
 
+    if not arguments.remove:
+        require("ase", "mlff zbl", "ase")  # its readers, its covalent radii
     model = ModelFile.read(arguments.model)
     distances = {}
     if arguments.remove:
