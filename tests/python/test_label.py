@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """mlff-label: labels are the calculator's, failures are reported, and an interrupted run goes on."""
 
+import hashlib
 import json
 import os
 import signal
@@ -118,7 +119,8 @@ def test_a_model_file_labels(run, library, fixtures, tmp_path):
     atoms = read(tmp_path / "out.xyz", 0, format="extxyz")
     expected = mlff.Calculator(model, device="cpu", threads=1).get_potential_energy(molecule("CH3CH2OH"))
     assert atoms.get_potential_energy() == pytest.approx(expected, abs=1e-6)  # positions have eight digits
-    assert atoms.info["label_calculator"].startswith("mlff gaussian_ev.safetensors device=cpu threads=1 (sha256 ")
+    digest = hashlib.sha256(model.read_bytes()).hexdigest()[:16]
+    assert atoms.info["label_calculator"] == f"mlff gaussian_ev.safetensors device=cpu threads=1 (sha256 {digest})"
 
 
 def test_gfn2_xtb_labels(run, tmp_path):

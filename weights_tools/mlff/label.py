@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import io
 import math
 import multiprocessing
@@ -22,6 +21,7 @@ from typing import Callable, Iterable, Iterator
 from . import label_calculators
 from .commands.options import positive_integer
 from .errors import MlffError, UsageError, require
+from .files import file_hash
 from .label_output import Output
 
 _DESCRIPTION = """Computes energy (eV), forces (eV/angstrom) and, of structures that are periodic in all directions,
@@ -221,11 +221,9 @@ def run(args: argparse.Namespace) -> int:
 
     recipe = label_calculators.parse(args.calculator)
     images = list(frames.read_atoms(args.frames))
-    with open(args.frames, "rb") as file:
-        digest = hashlib.sha256(file.read()).hexdigest()
     labeller = Labeller(recipe, os.path.basename(args.frames), not args.no_stress, args.largest_force)
-    described = {"frames": digest, "calculator": labeller.marks["label_calculator"], "stress": str(not args.no_stress),
-                 "largest force": str(args.largest_force)}
+    described = {"frames": file_hash(args.frames), "calculator": labeller.marks["label_calculator"],
+                 "stress": str(not args.no_stress), "largest force": str(args.largest_force)}
     output = Output(args.output, described, args.resume)
     try:
         todo = [(number, atoms) for number, atoms in enumerate(images) if number not in output.done]

@@ -2,20 +2,11 @@
 """What a training leaves: the model file with its metadata, and the picture beside it."""
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 
 from . import __version__
-
-
-def file_hash(path) -> str:
-    """The first 16 hexadecimal digits of a file's SHA-256."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()[:16]
+from .files import file_hash
 
 
 def write(args, trainer, sets: dict, frames: dict) -> None:
