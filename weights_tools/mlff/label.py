@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Callable, Iterable, Iterator
 
 from . import label_calculators
-from .commands.options import positive_integer
+from .commands import options
 from .errors import MlffError, UsageError, require
 from .files import file_hash
 from .label_output import Output
@@ -52,25 +52,16 @@ def make_parser() -> argparse.ArgumentParser:
                         help="what computes the labels, and its options")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="OUT",
                         help="extended XYZ to write (.xz, .gz, .bz2 compress); never overwritten")
-    parser.add_argument("--largest-force", type=_positive, default=math.inf, metavar="F",
+    parser.add_argument("--largest-force", type=options.number("a number above 0", lambda x: x > 0.0),
+                        default=math.inf, metavar="F",
                         help="leave out frames with a longer force, eV/angstrom; default: none")
     parser.add_argument("--no-stress", action="store_true", help="leave stress out, which costs some calculators time")
-    parser.add_argument("--processes", type=positive_integer, default=1, metavar="N",
+    parser.add_argument("--processes", type=options.positive_integer, default=1, metavar="N",
                         help="frames computed at once, in processes of one thread each; default: 1, with all threads "
                         "that the calculator takes")
     parser.add_argument("--resume", action="store_true", help="go on from where an interrupted run was")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not value > 0.0:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
-    return value
 
 
 # --------------------------------------------------------------------------------------------------------- one frame
