@@ -253,6 +253,20 @@ def test_a_killed_run_goes_on_where_it_was(run, frames, here, tmp_path, monkeypa
     assert same_labels(part, whole) and not state.exists()
 
 
+def test_an_interrupted_run_says_how_to_go_on(frames, here, tmp_path, monkeypatch):
+    log = tmp_path / "log"
+    monkeypatch.setenv("SLOW_LOG", str(log))
+    write(frames, read(frames, ":") * 40, format="extxyz")
+    process = subprocess.Popen([sys.executable, "-m", "mlff.label", str(frames), "-c", f"{here}:Slow", "-o",
+                                str(tmp_path / "out.extxyz")], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not log.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (130, "mlff-label: interrupted; --resume goes on\n")
+
+
 def test_a_damaged_state_is_told(run, frames, here, tmp_path):
     out = tmp_path / "out.extxyz"
     (tmp_path / "out.extxyz.state").write_text("something else\n")

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Callable, Iterable, Iterator
 
 from . import label_calculators
+from .cli import run_safely
 from .commands import options
-from .errors import MlffError, UsageError, require
+from .errors import MlffError, require
 from .files import file_hash
 from .label_output import Output
 
@@ -242,17 +243,7 @@ def run(args: argparse.Namespace) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     args = make_parser().parse_args(arguments)
-    try:
-        return run(args)
-    except UsageError as error:
-        print(f"mlff-label: {error}", file=sys.stderr)
-        return 2
-    except (MlffError, OSError) as error:
-        print(f"mlff-label: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("mlff-label: interrupted; --resume goes on", file=sys.stderr)
-        return 130
+    return run_safely("mlff-label", lambda: run(args), "interrupted; --resume goes on")
 
 
 if __name__ == "__main__":

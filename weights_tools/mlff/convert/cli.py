@@ -138,13 +138,7 @@ def report(path: str, conversion: Conversion) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     arguments = make_parser().parse_args(argv)
-
-    def action() -> int:
-        status = run(arguments)
-        sys.stdout.flush()
-        return status
-
-    return run_safely("mlff-convert", action)
+    return run_safely("mlff-convert", lambda: run(arguments))
 
 
 if __name__ == "__main__":
