@@ -7,6 +7,7 @@
  * has edges g and 8 + g of a tile and columns 4t .. 4t + 3.
  */
 #include "message_stage.cuh"
+#include "warp_sums.cuh"
 
 namespace mlff
 {

@@ -244,16 +244,6 @@ __device__ inline float sum_vector_over_rows(const float (&x)[4], int g)
     return one + __shfl_xor_sync(0xffffffffu, one, 4);
 }
 
-/* Over the four lanes t, by halves: lane t is left with component t. */
-__device__ inline float sum_over_lanes(const float (&p)[4], int t)
-{
-    float two[2];
-#pragma unroll
-    for (int k = 0; k < 2; k++)
-        two[k] = (t & 2 ? p[2 + k] : p[k]) + __shfl_xor_sync(0xffffffffu, t & 2 ? p[k] : p[2 + k], 2);
-    return (t & 1 ? two[1] : two[0]) + __shfl_xor_sync(0xffffffffu, t & 1 ? two[0] : two[1], 1);
-}
-
 } // namespace mlff
 
 #endif

@@ -11,6 +11,7 @@
  *         a fixed tree over 8, layers in their order, tiles of columns ascending, parts ascending.
  */
 #include "molecule_edges.cuh"
+#include "warp_sums.cuh"
 
 namespace mlff
 {
@@ -182,16 +183,6 @@ __device__ inline float inner(float2 x, float2 y)
     return x.x * y.x + x.y * y.y;
 }
 
-/* Component t of the sum over the four lanes t: after each exchange a lane is left with half of the components. */
-__device__ inline float over_columns(float4 value, int t)
-{
-    const bool upper = t & 2, odd = t & 1;
-    float keep = upper ? value.z : value.x, other = upper ? value.w : value.y;
-    keep += __shfl_xor_sync(ALL_LANES, upper ? value.x : value.z, 2);
-    other += __shfl_xor_sync(ALL_LANES, upper ? value.y : value.w, 2);
-    return (odd ? other : keep) + __shfl_xor_sync(ALL_LANES, odd ? keep : other, 1);
-}
-
 /* The edges of a pass: adjoints of the row's own features to sums (x_s, x_R, y [3]), of the edges to their places. */
 template <typename B>
 __device__ inline void add_message_adjoints(const B &b, const layer_memory &m, const float *adj, const edge_pair &p,
@@ -219,12 +210,14 @@ __device__ inline void add_message_adjoints(const B &b, const layer_memory &m, c
         sums[half][2] = sums[half][2] + W_v * v0;
         sums[half][3] = sums[half][3] + W_v * v1;
         sums[half][4] = sums[half][4] + W_v * v2;
-        float4 edge_adj = make_float4(-inner(R, v0), -inner(R, v1), -inner(R, v2),
-                                      inner(make_float2(dW[0][q], dW[0][q + 1]), x_s * s_adj) +
-                                          inner(make_float2(dW[1][q], dW[1][q + 1]), x_R * along) +
-                                          inner(make_float2(dW[2][q], dW[2][q + 1]), dot));
-        if (f0 + 2 * t >= own) edge_adj = make_float4(0, 0, 0, 0);
-        const float sum = over_columns(edge_adj, t); /* component t */
+        float edge_adj[4] = {-inner(R, v0), -inner(R, v1), -inner(R, v2),
+                             inner(make_float2(dW[0][q], dW[0][q + 1]), x_s * s_adj) +
+                                 inner(make_float2(dW[1][q], dW[1][q + 1]), x_R * along) +
+                                 inner(make_float2(dW[2][q], dW[2][q + 1]), dot)};
+#pragma unroll
+        for (int c = 0; c < 4; c++)
+            if (f0 + 2 * t >= own) edge_adj[c] = 0;
+        const float sum = sum_over_lanes(edge_adj, t); /* component t, over the tile's columns */
         if (p.edge[half] >= 0) ((float *)(b.quads(a.at.edge_adj) + tile * b.n_slots + p.edge[half]))[t] += sum;
     }
 }
