@@ -5,7 +5,7 @@
  * Barriers in shared memory between a warp that brings data and the warps that work on them (PTX: mbarrier). A phase ends
  * when the expected number of arrivals has come; who waits names the phase by its parity.
  */
-#include "mma.cuh"
+#include "copies.cuh"
 
 namespace mlff
 {

@@ -13,6 +13,7 @@
  *           Au/water, with ours by 1.2e-6 to 1.6e-6 (H200, CUDA 13.0, 2026-11)
  */
 #include "dense.cuh"
+#include "copies.cuh"
 #include "mma.cuh"
 #include "silu.cuh"
 
