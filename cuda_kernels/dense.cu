@@ -12,8 +12,8 @@
  * Error     single: with the matrix units' own long sums forces were off by 3.2e-6 to 4.0e-6 (RMS, relative) on ethanol and
  *           Au/water, with ours by 1.2e-6 to 1.6e-6 (H200, CUDA 13.0, 2026-11)
  */
-#include "dense.cuh"
 #include "copies.cuh"
+#include "dense.cuh"
 #include "mma.cuh"
 #include "silu.cuh"
 
