@@ -108,6 +108,32 @@ template <typename B> __device__ inline float4 edge_or_zero(const B &b, int e)
     return e < 0 ? make_float4(0, 0, 0, 0) : b.quads(b.a.at.edges)[e];
 }
 
+/* The warp's columns of all rows: add(edges of a pass, sums of their halves), then put(row, its sums), COUNT a row. */
+template <int COUNT, typename B, typename Add, typename Put>
+__device__ inline void over_rows(const B &b, const Add &add, const Put &put)
+{
+    const int tiles = b.tiles(), warp = threadIdx.x / 32;
+    const bool paired = b.most_edges <= 8;
+    const int tasks = paired ? (b.n + 1) / 2 : b.n;
+#pragma unroll 1
+    for (int task = warp / tiles; task < tasks; task += WARPS / tiles) {
+        float2 sums[2][COUNT] = {};
+        const int edges = paired ? 1 : b.ints(b.a.at.row_count)[task];
+#pragma unroll 1
+        for (int base = 0; base < edges; base += 16) add(edges_of(b, task, base, paired), sums);
+        if (!paired)
+#pragma unroll
+            for (int c = 0; c < COUNT; c++) sums[0][c] = sums[0][c] + sums[1][c];
+        const int row = paired ? 2 * task : task, end = paired ? min(row + 2, b.n) : row + 1;
+#pragma unroll 1 /* one piece of code for both */
+        for (int r = row; r < end; r++) {
+            put(r, sums[0]);
+#pragma unroll
+            for (int c = 0; c < COUNT; c++) sums[0][c] = sums[1][c];
+        }
+    }
+}
+
 /* Adds what the edges of a pass give: s, v [3]. */
 template <typename B>
 __device__ inline void add_messages(const B &b, const layer_memory &m, const edge_pair &p, int f0, float2 (&sums)[2][4])
@@ -154,26 +180,10 @@ __device__ inline void put_messages(const B &b, const layer_memory &m, int row, 
 template <typename B> __device__ inline void message(const B &b, int l)
 {
     const layer_memory m = layer_of(b, l);
-    const int tiles = b.tiles(), warp = threadIdx.x / 32, f0 = warp % tiles * 8, f = f0 + threadIdx.x % 4 * 2;
-    const bool paired = b.most_edges <= 8;
-    const int tasks = paired ? (b.n + 1) / 2 : b.n;
-#pragma unroll 1
-    for (int task = warp / tiles; task < tasks; task += WARPS / tiles) {
-        float2 sums[2][4] = {};
-        const int edges = paired ? 1 : b.ints(b.a.at.row_count)[task];
-#pragma unroll 1
-        for (int base = 0; base < edges; base += 16) add_messages(b, m, edges_of(b, task, base, paired), f0, sums);
-        if (!paired)
-#pragma unroll
-            for (int c = 0; c < 4; c++) sums[0][c] = sums[0][c] + sums[1][c];
-        const int row = paired ? 2 * task : task, end = paired ? min(row + 2, b.n) : row + 1;
-#pragma unroll 1 /* one piece of code for both */
-        for (int r = row; r < end; r++) {
-            put_messages(b, m, r, f, sums[0]);
-#pragma unroll
-            for (int c = 0; c < 4; c++) sums[0][c] = sums[1][c];
-        }
-    }
+    const int warp = threadIdx.x / 32, f0 = warp % b.tiles() * 8, f = f0 + threadIdx.x % 4 * 2;
+    over_rows<4>(
+        b, [&](const edge_pair &p, float2(&sums)[2][4]) { add_messages(b, m, p, f0, sums); },
+        [&](int row, float2(&sums)[4]) { put_messages(b, m, row, f, sums); });
 }
 
 /* ---------------------------------------------------------------------------------------------- reverse */
@@ -249,27 +259,10 @@ __device__ inline void put_message_adjoints(const B &b, const layer_memory &m, c
 template <typename B> __device__ inline void message_reverse(const B &b, int l, const float *adj, float *next)
 {
     const layer_memory m = layer_of(b, l);
-    const int tiles = b.tiles(), warp = threadIdx.x / 32, tile = warp % tiles, f = 8 * tile + threadIdx.x % 4 * 2;
-    const bool paired = b.most_edges <= 8;
-    const int tasks = paired ? (b.n + 1) / 2 : b.n;
-#pragma unroll 1
-    for (int task = warp / tiles; task < tasks; task += WARPS / tiles) {
-        float2 sums[2][5] = {};
-        const int edges = paired ? 1 : b.ints(b.a.at.row_count)[task];
-#pragma unroll 1
-        for (int base = 0; base < edges; base += 16)
-            add_message_adjoints(b, m, adj, edges_of(b, task, base, paired), tile, sums);
-        if (!paired)
-#pragma unroll
-            for (int c = 0; c < 5; c++) sums[0][c] = sums[0][c] + sums[1][c];
-        const int row = paired ? 2 * task : task, end = paired ? min(row + 2, b.n) : row + 1;
-#pragma unroll 1
-        for (int r = row; r < end; r++) {
-            put_message_adjoints(b, m, adj, next, r, f, sums[0]);
-#pragma unroll
-            for (int c = 0; c < 5; c++) sums[0][c] = sums[1][c];
-        }
-    }
+    const int warp = threadIdx.x / 32, tile = warp % b.tiles(), f = 8 * tile + threadIdx.x % 4 * 2;
+    over_rows<5>(
+        b, [&](const edge_pair &p, float2(&sums)[2][5]) { add_message_adjoints(b, m, adj, p, tile, sums); },
+        [&](int row, float2(&sums)[5]) { put_message_adjoints(b, m, adj, next, row, f, sums); });
 }
 
 } // namespace molecule
