@@ -234,10 +234,13 @@ static int measure(const mlff_graph *g, const int64_t *first, int32_t *rows, int
     return 1;
 }
 
+/* F and H are padded (packed_weights.h). */
+static_assert(FEATURE_PAD % (2 * PARTS) == 0, "a part of the columns is a whole number of float2");
+
 template <typename T> static int model_suits(const state<T> *s)
 {
     return sizeof(T) != sizeof(double) && !s->w.short_range && s->w.F <= MOST_FEATURES && s->w.H <= MOST_READOUT &&
-           s->w.F % (2 * PARTS) == 0 && s->w.H % (2 * PARTS) == 0 && (s->w.K + 2) / 2 * 2 <= MOST_INPUTS;
+           (s->w.K + 2) / 2 * 2 <= MOST_INPUTS;
 }
 
 /* Clusters that run at the same time with so much shared memory; 0: none, also where the device has no clusters. Allows
