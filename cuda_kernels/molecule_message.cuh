@@ -102,7 +102,7 @@ __device__ inline float2 over_edges(float2 value)
     return value;
 }
 
-/* A half without an edge has filters of zero, and works on row 0: a branch would keep its loads from those of the other. */
+/* A half without an edge has filters of zero and works on row 0: a branch would part its loads from the other's. */
 template <typename B> __device__ inline float4 edge_or_zero(const B &b, int e)
 {
     return e < 0 ? make_float4(0, 0, 0, 0) : b.quads(b.a.at.edges)[e];
