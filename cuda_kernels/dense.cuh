@@ -15,8 +15,8 @@ enum dense_end {
     DENSE_SLOPE  /* Y = y slope: the reverse of DENSE_SILU */
 };
 
-/* rows of strides ldx, ldy (in elements, multiples of 4); slope [rows][n_out], only for the last two ends. In mixed what is
- * read, written and the slope may each be float or half. */
+/* rows of strides ldx, ldy (in elements, multiples of 4); slope [rows][n_out], only for the last two ends. In mixed
+ * what is read, written and the slope may each be float or half. */
 template <typename X_type, typename Y_type, typename S_type>
 mlff_status dense_rows(const matrix<real<X_type>> &m, const X_type *X, size_t ldx, Y_type *Y, size_t ldy, int64_t rows,
                        dense_end end, S_type *slope, cudaStream_t stream, mlff_error *error);

@@ -13,8 +13,8 @@ size_t message_matrix_fragments(int F)
     return (size_t)F / COLUMNS * SLICE_FRAGMENTS;
 }
 
-/* message_matrix_pack: column n of a tile's half is 4 (n / 2) + 2 half + n % 2, since lane t has four neighbouring columns of
- * both; message_mixed_pack: lane g has columns g and 8 + g, the fourth step before the other functions. */
+/* message_matrix_pack: column n of a tile's half is 4 (n / 2) + 2 half + n % 2, since lane t has four neighbouring
+ * columns of both; message_mixed_pack: lane g has columns g and 8 + g, the fourth step before the other functions. */
 
 /* The lane's four weights of a part of a tile, as two numbers. */
 static uint2 lane_weights(const double *filter, int F, int K, double up, int kind, int f, int part, int t)

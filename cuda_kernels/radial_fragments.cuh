@@ -6,8 +6,8 @@
  *
  * A filter W [16 edges x 8 features] is phi [16 x 21] times weights [21 x 8], both split into halves of 11 bits,
  * a = hi + lo. Functions 0..15 fill one step for each of the products lo hi, hi lo and hi hi; the three products of
- * functions 16..19 and of the cutoff function (the bias) fill 15 of a fourth step's 16 inputs. Precision mixed leaves out
- * the first two steps.
+ * functions 16..19 and of the cutoff function (the bias) fill 15 of a fourth step's 16 inputs. Precision mixed leaves
+ * out the first two steps.
  *
  * The order of a step's inputs is free: lane t of a row makes functions 4t..4t+3, 16+t and the cutoff function.
  */
@@ -117,8 +117,8 @@ __device__ inline void edge_fragments(const radial_table &table, const edge_cuto
     }
 }
 
-/* The weights that lane t of column n holds for a step's four inputs (2t, 2t+1, 2t+8, 2t+9): which function, and whether
- * the high or the low half. part 0: high halves of functions 0..15; 1: their low halves; 2: the fourth step. */
+/* The weights that lane t of column n holds for a step's four inputs (2t, 2t+1, 2t+8, 2t+9): which function, and
+ * whether the high or the low half. part 0: high halves of functions 0..15; 1: their low halves; 2: the fourth step. */
 inline void weight_of(int part, int t, int input, int *function, bool *low)
 {
     if (part < 2) {
@@ -140,8 +140,8 @@ __device__ inline void mma_half(float (&c)[4], const uint4 &a, const uint2 &b)
         : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y));
 }
 
-/* W of 16 edges and 8 features: W of row g + 8h and the lane's column q is c[2 * h + q]. SPLIT: with the low halves. Small
- * parts first. */
+/* W of 16 edges and 8 features: W of row g + 8h and the lane's column q is c[2 * h + q]. SPLIT: with the low halves.
+ * Small parts first. */
 template <bool SPLIT>
 __device__ inline void filter_tile(const uint4 (&a)[PARTS], const uint2 (&b)[PARTS], float (&c)[4])
 {
