@@ -2,10 +2,10 @@
 #ifndef MLFF_CUDA_BARRIER_CUH
 #define MLFF_CUDA_BARRIER_CUH
 /*
- * Barriers in shared memory between a warp that brings data and the warps that work on them (PTX: mbarrier). A phase ends
- * when the expected number of arrivals has come; who waits names the phase by its parity.
+ * Barriers in shared memory between a warp that brings data and the warps that work on them (PTX: mbarrier). A phase
+ * ends when the expected number of arrivals has come; who waits names the phase by its parity.
  */
-#include "mma.cuh"
+#include "copies.cuh"
 
 namespace mlff
 {

@@ -7,8 +7,7 @@
  * them. The cluster's own barrier is used once: releasing to the cluster makes a thread wait for everything that it
  * ever wrote to global memory. Loads whose place in the code matters are here too.
  */
-#include <cuda_runtime.h>
-#include <stdint.h>
+#include "copies.cuh"
 
 namespace mlff
 {
@@ -20,16 +19,11 @@ __device__ inline int cluster_rank()
     return (int)rank;
 }
 
-__device__ inline uint32_t shared_place(const void *shared)
-{
-    return (uint32_t)__cvta_generic_to_shared(shared);
-}
-
 /* The same place of shared memory in another block. */
 __device__ inline uint32_t place_in_block(const void *shared, int rank)
 {
     uint32_t there;
-    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared_place(shared)), "r"(rank));
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared_address(shared)), "r"(rank));
     return there;
 }
 
@@ -54,7 +48,7 @@ __device__ inline void cluster_wait()
 /* A barrier for bytes that arrive; one thread makes it, before cluster_arrive(). */
 __device__ inline void make_arrivals(uint64_t *barrier)
 {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_place(barrier)) : "memory");
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(barrier)) : "memory");
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 
@@ -70,7 +64,7 @@ __device__ inline void send(float *shared, int rank, float2 value, uint64_t *bar
 /* One thread tells how many bytes a phase has; they may have arrived. */
 __device__ inline void expect_arrivals(uint64_t *barrier, int bytes)
 {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_place(barrier)), "r"(bytes)
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
                  : "memory");
 }
 
@@ -82,7 +76,7 @@ __device__ inline void wait_for_arrivals(uint64_t *barrier, int parity)
                  "again:\n"
                  "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
                  "@!done bra again;\n"
-                 "}" ::"r"(shared_place(barrier)),
+                 "}" ::"r"(shared_address(barrier)),
                  "r"(parity)
                  : "memory");
 }
@@ -100,17 +94,6 @@ __device__ inline float load_ahead_of_use(const float *from, bool valid)
                  : "=f"(value)
                  : "l"(from), "r"((int)valid));
     return value;
-}
-
-/* 8 bytes from global to shared memory, there after wait_for_copies() and a barrier of the block. */
-__device__ inline void copy_two_async(float *shared, const float *global)
-{
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(shared_place(shared)), "l"(global) : "memory");
-}
-
-__device__ inline void wait_for_copies()
-{
-    asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
 } // namespace mlff

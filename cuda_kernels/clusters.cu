@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Clusters of consecutive rows and the neighbours that each has in all: what the message kernels bring to shared memory.
- * Rows lie in spatial order, so 16 of them with 53 neighbours each have about 300 neighbours instead of 850.
+ * Clusters of consecutive rows and the neighbours that each has in all: what the message kernels bring to shared
+ * memory. Rows lie in spatial order, so 16 of them with 53 neighbours each have about 300 neighbours instead of 850.
  *
- * Seat     a neighbour's place in shared memory. Row and seat are of the same kind, their number modulo 4, and a row's edges
- *          are ordered so that the kinds take turns: neighbouring lanes then meet different banks.
+ * Seat     a neighbour's place in shared memory. Row and seat are of the same kind, their number modulo 4, and a row's
+ *          edges are ordered so that the kinds take turns: neighbouring lanes then meet different banks.
  * Launch   a block of 128 threads a cluster; the set of neighbours is a hash table in shared memory.
  * Bytes    edge rows 4 read, places 4 written an edge.
  * Order    which seat a neighbour gets depends on the race for the table; the order of a row's edges, and so of every

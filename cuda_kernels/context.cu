@@ -3,7 +3,7 @@
  * Context of interactions l >= 1, atom by atom (docs/equations.md):
  *   h = W1 s + b1,  x = W2 silu(h) + b2 = (x_s, x_R, x_v),  features = (x_s, x_R, x_v v)
  *
- * Here the general path: double, and widths that do not fit the matrix units' fragments; the others are in context_fused.cu.
+ * The general path: double, and widths that do not fit the matrix units' fragments; others are in context_fused.cu.
  *
  * Launch   dense layers, then a thread a feature of an atom; pieces of PIECE_ROWS atoms.
  * Cost     4 F^2 multiply-adds an atom each way; 17 F values read or written besides the dense layers'.

@@ -4,11 +4,11 @@
  *
  * Launch   a block of F/16 warps and 32 atoms, warp w has features 16 w .. 16 w + 15 (update_fused.cu).
  * Cost     4 F^2 multiply-adds an atom each way, three times in single.
- * Bytes    11 F values of DRAM an atom forward, 18 F in reverse (single, F = 128: 1.3 and 2.2 ns at 4.2 TB/s); weights: 4 F^2
- *          numbers a block from L2.
+ * Bytes    11 F values of DRAM an atom forward, 18 F in reverse (single, F = 128: 1.3 and 2.2 ns at 4.2 TB/s); weights:
+ *          4 F^2 numbers a block from L2.
  * Order    as in fragments.cuh.
- * Measured with each read next to its use, F = 128, single, 110,592 atoms: 3.1 ns an atom forward, 4.1 in reverse (H200,
- *          driver 580.159.04, CUDA 13.0, 2026-11-21).
+ * Measured with each read next to its use, F = 128, single, 110,592 atoms: 3.1 ns an atom forward, 4.1 in reverse
+ *          (H200, driver 580.159.04, CUDA 13.0, 2026-11-21).
  */
 #include "dense_fused.cuh"
 #include "silu.cuh"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Dense layers, Y = X M + b, and what follows (silu, its derivative, a sum): for double, and for the sizes that the fused
- * layers (fragments.cuh) leave.
+ * Dense layers, Y = X M + b, and what follows (silu, its derivative, a sum): for double, and for the sizes that the
+ * fused layers (fragments.cuh) leave.
  *
  *           single, mixed                                    double
  * Block     256 threads, 128 rows x 64 columns               256 threads, 64 rows x 64 columns
@@ -9,9 +9,10 @@
  * Shared    2 stages of 32 inputs: 54 KB                     16 inputs: 16 KB
  * Cost      n_in n_out multiply-adds a row, three times in single
  * Order     of a sum: ascending blocks of 8 inputs (single), ascending inputs (double)
- * Error     single: with the matrix units' own long sums forces were off by 3.2e-6 to 4.0e-6 (RMS, relative) on ethanol and
- *           Au/water, with ours by 1.2e-6 to 1.6e-6 (H200, CUDA 13.0, 2026-11)
+ * Error     single: with the matrix units' own long sums forces were off by 3.2e-6 to 4.0e-6 (RMS, relative) on ethanol
+ *           and Au/water, with ours by 1.2e-6 to 1.6e-6 (H200, CUDA 13.0, 2026-11)
  */
+#include "copies.cuh"
 #include "dense.cuh"
 #include "mma.cuh"
 #include "silu.cuh"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #ifndef MLFF_CUDA_DENSE_FUSED_CUH
 #define MLFF_CUDA_DENSE_FUSED_CUH
-/* Each of the layers that act atom by atom as one kernel, where fragments_fit; update.cu, context.cu and readout.cu choose. */
+/* Each of the layers that act atom by atom as one kernel, where fragments_fit; chosen by the general paths' files. */
 #include "fragments.cuh"
 
 namespace mlff

@@ -57,9 +57,8 @@ __device__ inline void store_four(__half *to, const quad<float> &x)
 
 /* ------------------------------------------------------------------------------------- radial functions */
 
-/* Function k as a lane needs it. Gaussian: exp(-z^2/2) is 2^-(z c)^2 with c = sqrt(log2(e)/2), one instruction in single;
- * x = centre, y = c/width, where function K, the bias, is 1 = 2^0. Bessel:
- * frequency/pi = x + y. */
+/* Function k as a lane needs it. Gaussian: exp(-z^2/2) is 2^-(z c)^2 with c = sqrt(log2(e)/2), one instruction in
+ * single; x = centre, y = c/width, where function K, the bias, is 1 = 2^0. Bessel: frequency/pi = x + y. */
 template <typename R> struct function {
     R x, y;
 };

@@ -2,18 +2,18 @@
 #ifndef MLFF_CUDA_FRAGMENTS_CUH
 #define MLFF_CUDA_FRAGMENTS_CUH
 /*
- * Dense layers of 16 or 32 atoms inside a kernel: rows in shared memory as fragments of the matrix units, weights packed
- * once at load and read from L2, sums in registers.
+ * Dense layers of 16 or 32 atoms inside a kernel: rows in shared memory as fragments of the matrix units, weights
+ * packed once at load and read from L2, sums in registers.
  *
- * Numbers  T = float: a = hi + lo, two halves of 11 bits; products lo hi, hi lo, hi hi (what is left out is 2^-22 of it).
- *          16 inputs of a row share a power of two that brings their largest magnitude to 2^14 .. 2^15, so a half's narrow
- *          range does not matter, and what becomes of an atom does not depend on the others of its tile. T = __half: one
- *          half, no powers: a number beyond 65504 becomes infinite, and that is an error of the evaluation.
- * Order    of a sum: float: 16 inputs in the matrix units, these sums by ordinary additions in ascending order, since the
- *          matrix units cut long sums off instead of rounding them; half: all inputs in the matrix units.
- * Lanes    lane 4g + t of a warp holds columns 4t .. 4t+3 of its 16 for rows g and g+8 of a tile: the order of inputs and
- *          outputs of an mma is free, and with this one the sums of a layer already lie as the next layer's fragments, and
- *          a lane's columns are neighbours in memory.
+ * Numbers  T = float: a = hi + lo, two halves of 11 bits; products lo hi, hi lo, hi hi (what is left out is 2^-22 of
+ *          it). 16 inputs of a row share a power of two that brings their largest magnitude to 2^14 .. 2^15, so a
+ *          half's narrow range does not matter, and what becomes of an atom does not depend on the others of its tile.
+ *          T = __half: one half, no powers: a number beyond 65504 becomes infinite, an error of the evaluation.
+ * Order    of a sum: float: 16 inputs in the matrix units, these sums by ordinary additions in ascending order, since
+ *          the matrix units cut long sums off instead of rounding them; half: all inputs in the matrix units.
+ * Lanes    lane 4g + t of a warp holds columns 4t .. 4t+3 of its 16 for rows g and g+8 of a tile: the order of inputs
+ *          and outputs of an mma is free, and with this one the sums of a layer already lie as the next layer's
+ *          fragments, and a lane's columns are neighbours in memory.
  */
 #include "state.cuh"
 
@@ -63,8 +63,8 @@ template <typename T> __device__ inline float as_stored(float x)
     return sizeof(T) == sizeof(float) ? x : __half2float(__float2half_rn(x));
 }
 
-/* The same number, of which the compiler does not know that: addresses made from it are made anew and not kept in registers
- * over the layers between. */
+/* The same number, of which the compiler does not know that: addresses made from it are made anew and not kept in
+ * registers over the layers between. */
 __device__ inline int anew(int x)
 {
     asm volatile("" : "+r"(x));
@@ -135,7 +135,7 @@ __device__ inline void put_rows(const row_fragments &a, int tile, int step, cons
 /* The sums of a lane: row r (g or g + 8), column q (0 .. 3) of tile m and group n is c[m][n][q / 2][2 * r + q % 2]. */
 template <int M, int N> using sums = float[M][N][2][4];
 
-/* c += rows times M, for column groups first_group, first_group + apart, ...; `from` is M's input step of the rows' step 0. */
+/* c += rows times M, for column groups first_group, first_group + apart, ...; `from`: M's step at the rows' step 0. */
 template <typename T, int M, int N>
 __device__ inline void multiply(const row_fragments &a, const matrix<float> &m, int first_group, int apart, int from,
                                 int steps, sums<M, N> &c)

@@ -14,8 +14,8 @@ inline unsigned blocks_of(int64_t n)
     return (unsigned)((n + 255) / 256);
 }
 
-/* Blocks that fill the machine, for kernels that work through many rows with their weights in registers; allows the kernel
- * its shared memory (bytes a block). */
+/* Blocks that fill the machine, for kernels that work through many rows with their weights in registers; allows the
+ * kernel its shared memory (bytes a block). */
 template <typename Kernel> int blocks_for(Kernel kernel, int threads, size_t shared, int32_t rows)
 {
     int device = 0, processors = 1, per_processor = 1;

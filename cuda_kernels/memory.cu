@@ -2,7 +2,7 @@
 /*
  * Memory: the device arenas, pinned host memory, and the table of every tensor of one evaluation.
  *
- * Bytes an atom, without neighbours (t = sizeof(T), r = sizeof(real<T>); in brackets single with F = 128, L = 3, H = 64)
+ * Bytes an atom, without neighbours (t = sizeof(T), r = sizeof(real<T>); in brackets single, F = 128, L = 3, H = 64)
  *   s and v_mid, later their adjoints                          max(F r + 3F t, 4F t)      [2,048]
  *   each layer: VU, dense slope, y_sv; all but the last: y_v   9F t, less F t             [13,312]
  *   layers l >= 1: context slope, x_v, features, v             10F t each                 [10,240]

@@ -20,8 +20,8 @@ mlff_status pin_host_memory(void **memory, size_t *bytes, size_t wanted, mlff_er
  * suffice the message tells how many atoms would fit, and what the device still holds is given back. */
 template <typename T> mlff_status make_room(state<T> *s, const mlff_graph *graph, mlff_error *error);
 
-/* After a failure for want of memory: the message goes on with how many atoms like those of `s` would fit, and the arenas
- * are empty, so that a smaller system works. */
+/* After a failure for want of memory: the message goes on with how many atoms like those of `s` would fit, and the
+ * arenas are empty, so that a smaller system works. */
 template <typename T> mlff_status tell_what_fits(state<T> *s, mlff_error *error);
 
 /* Bytes of the device for energy and forces on one rank, with an engine's list; neighbours are candidates, skin

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Message of interactions l >= 1, forward and reverse (docs/equations.md): gathers both, nothing is scattered. The plain
- * kernels: any size, double and single; single of the common sizes goes through message_matrix.cu.
+ * Message of interactions l >= 1, forward and reverse (docs/equations.md): gathers both, nothing is scattered. The
+ * plain kernels: any size, double and single; single of the common sizes goes through message_matrix.cu.
  *   forward  s_i += sum_j W_s x_s(j),  v_i += sum_j W_R x_R(j) u + W_v y(j),  W = sum_k filter[k] phi_k
  *   reverse  row j gathers s_adj(i), v_adj(i): adjoints of its own features, of d and of u
  *
- * Launch   a block a row at a time, a thread a feature (F rounded up to 32, at most 256); the thread's filter weights stay
- *          in registers over all rows of the block. Radial functions of up to 64 edges at a time in shared memory, four in
- *          a load: one by one their loads take longer than the multiply-adds.
+ * Launch   a block a row at a time, a thread a feature (F rounded up to 32, at most 256); the thread's filter weights
+ *          stay in registers over all rows of the block. Radial functions of up to 64 edges at a time in shared memory,
+ *          four in a load: one by one their loads take longer than the multiply-adds.
  * Cost     3 F (K+1) multiply-adds an edge forward, twice that in reverse; gathers of 5F and 4F values.
- * Order    s_i, v_i and the features' adjoints: ascending edge, one thread. Sums over features (d_adj, u_adj): a fixed tree.
+ * Order    s_i, v_i and the features' adjoints: edges ascending, one thread; sums over features (d_adj, u_adj): a tree.
  */
 #include "launch.cuh"
 #include "message_matrix.cuh"
@@ -56,8 +56,8 @@ __device__ inline void load_filter(const message_arguments<T> &a, int f, T (&w)[
             w[part][k] = k <= a.radial.K && f < a.F ? a.filter[((size_t)k * 3 + part) * a.F + f] : T(0);
 }
 
-/* Blocks take ROWS neighbouring rows at a time: what one row gathers the next finds in L1, and since all blocks move through
- * the atoms together, all of it is in L2. */
+/* Blocks take ROWS neighbouring rows at a time: what one row gathers the next finds in L1, and since all blocks move
+ * through the atoms together, all of it is in L2. */
 constexpr int ROWS = 8;
 
 __device__ inline int64_t row_of_turn(int turn)

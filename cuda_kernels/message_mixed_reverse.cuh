@@ -5,11 +5,11 @@
  * Adjoints of a row's message in mixed (message_matrix.cu), in the manner of message_mixed.cuh: products of halves, sums in
  * single by the matrix units.
  *
- * Features  as forward: filters transposed, times the neighbours' adjoints; the right side of the sums over the edges has a
- *           column of ones for each of x_s, x_R, x_v (3).
- * Edges     filters as they are, [16 edges x 16 columns], times the neighbours' adjoints; the right side of the sums over the
- *           columns [16 x 4] is the row's own features, in the column of u_x, u_y, u_z or d. Sums of all slices stay in
- *           registers: a lane with t < 2 has components 2t and 2t + 1 of edges g and 8 + g of each tile.
+ * Features  as forward: filters transposed, times the neighbours' adjoints; the right side of the sums over the edges
+ *           has a column of ones for each of x_s, x_R, x_v (3).
+ * Edges     filters as they are, [16 edges x 16 columns], times the neighbours' adjoints and the row's own features; the
+ *           right side of the sums over the columns [16 x 4] is ones, in the column of u_x, u_y, u_z or d. Sums of all
+ *           slices stay in registers: a lane with t < 2 has components 2t and 2t + 1 of edges g and 8 + g of each tile.
  */
 #include "message_mixed.cuh"
 

@@ -2,11 +2,12 @@
 #ifndef MLFF_CUDA_MESSAGE_REVERSE_CUH
 #define MLFF_CUDA_MESSAGE_REVERSE_CUH
 /*
- * Adjoints of a row's message in single and mixed (message_matrix.cu): of its own features, from the adjoints of its neighbours,
- * and of its edges. The matrix units make the filters and their derivatives; fragments of both are in shared memory. Lane 4g + t
- * has edges g and 8 + g of a tile and columns 4t .. 4t + 3.
+ * Adjoints of a row's message in single (message_matrix.cu): of its own features, from the adjoints of its
+ * neighbours, and of its edges. The matrix units make the filters and their derivatives; fragments of both are in
+ * shared memory. Lane 4g + t has edges g and 8 + g of a tile and columns 4t .. 4t + 3.
  */
 #include "message_stage.cuh"
+#include "warp_sums.cuh"
 
 namespace mlff
 {
@@ -28,8 +29,8 @@ template <bool SPLIT_, int STORED_> __device__ inline void recall(const uint4 (*
     if (SPLIT_) a[1] = from[STORED_ - 1][lane];
 }
 
-/* The lane's four columns of the four planes of an edge's neighbour; stage: at the lane's columns of the first plane. The
- * stage begins at a multiple of a seat's bytes, so the turn of a seat works on the address too. */
+/* The lane's four columns of the four planes of an edge's neighbour; stage: at the lane's columns of the first plane.
+ * The stage begins at a multiple of a seat's bytes, so the turn of a seat works on the address too. */
 template <typename T, bool ALL>
 __device__ inline void gather_planes(uint32_t stage, const T *adj, int F, int neighbour, int column,
                                      float (&to)[REVERSE_PLANES][4])
@@ -126,7 +127,7 @@ __device__ inline void add_feature_adjoints(float scale, bool again, bool more, 
     if (g % 2 == 0) features[last_at] = T(last);
 }
 
-/* Adds the adjoints (u, d) of a pass's edges: the lane has component t of edges 8q + g. part: over the lane's columns. */
+/* Adds the adjoints (u, d) of a pass's edges: lanes have component t of edges 8q + g. part: over the lane's columns. */
 __device__ inline void add_edge_adjoints(edge_adjoint<float> *edge_adj, const staged_edges &edges, int left,
                                          float scale, const float (&part)[TILES][2][4])
 {

@@ -2,17 +2,17 @@
 #ifndef MLFF_CUDA_MESSAGE_SINGLE_CUH
 #define MLFF_CUDA_MESSAGE_SINGLE_CUH
 /*
- * A row's message in single (message_matrix.cu): the matrix units make the filters of 16 edges and 16 columns from halves of 11
- * bits; products with the neighbours and sums over the edges are ordinary arithmetic. Lane 4g + t has edges g and 8 + g of a tile
- * and columns 4t .. 4t + 3.
+ * A row's message in single (message_matrix.cu): the matrix units make the filters of 16 edges and 16 columns from
+ * halves of 11 bits; products with the neighbours and sums over the edges are ordinary arithmetic. Lane 4g + t has
+ * edges g and 8 + g of a tile and columns 4t .. 4t + 3.
  */
 #include "message_stage.cuh"
 
 namespace mlff
 {
 
-/* The lane's four columns of plane p of an edge's neighbour, which is where its seat begins, or -1 - row where it has none.
- * stage: at the lane's columns. ALL: every edge of the cluster has a seat. */
+/* The lane's four columns of plane p of an edge's neighbour, which is where its seat begins, or -1 - row where it has
+ * none. stage: at the lane's columns. ALL: every edge of the cluster has a seat. */
 template <bool ALL>
 __device__ inline void gather(const char *stage, const float *features, int F, int neighbour, int plane, int column,
                               float (&to)[4])

@@ -2,8 +2,8 @@
 #ifndef MLFF_CUDA_MESSAGE_STAGE_CUH
 #define MLFF_CUDA_MESSAGE_STAGE_CUH
 /*
- * What a block of the messages through the matrix units has in shared memory (message_matrix.cu). It works on a cluster of
- * consecutive rows (clusters.cu), a warp a row, 16 columns at a time; one or two more warps bring the data
+ * What a block of the messages through the matrix units has in shared memory (message_matrix.cu). It works on a cluster
+ * of consecutive rows (clusters.cu), a warp a row, 16 columns at a time; one or two more warps bring the data
  * (message_producer.cuh). Slices of columns and passes of edges have two buffers each, filled and emptied in turn.
  */
 #include "barrier.cuh"
@@ -36,8 +36,8 @@ struct matrix_arguments {
     float *sums; /* [blocks][rows of a cluster][5][F] for rows of several passes */
 };
 
-/* A row's edges of a pass: (u, d), and u with the neighbour once the radial functions are made. Padding repeats the row's
- * last edge. */
+/* A row's edges of a pass: (u, d), and u with the neighbour once the radial functions are made. Padding repeats the
+ * row's last edge. */
 struct staged_edges {
     float4 edge[PASS_EDGES];
     int32_t neighbour[PASS_EDGES]; /* where its seat begins, or -1 - row */
@@ -68,9 +68,9 @@ template <typename T, int ROWS_, int PRODUCERS_, int SEATS_, int PLANES_> struct
     barrier stage_full[2], stage_empty[2], pass_full[2], pass_empty[2];
 };
 
-/* Where a seat begins, in bytes, and byte `at` of it: begin ^ at for four planes, + for five. Of four planes each seat has them
- * in an order of its own, so that lanes that read the same plane of different seats meet different banks; this turn is part
- * of `begin`. */
+/* Where a seat begins, in bytes, and byte `at` of it: begin ^ at for four planes, + for five. Of four planes each seat
+ * has them in an order of its own, so that lanes that read the same plane of different seats meet different banks; this
+ * turn is part of `begin`. */
 template <typename T, int PLANES> __device__ inline int seat_begin(int seat)
 {
     constexpr int BYTES = COLUMNS * sizeof(T);
@@ -242,16 +242,6 @@ __device__ inline float sum_vector_over_rows(const float (&x)[4], int g)
         two[q] = (upper ? x[2 + q] : x[q]) + __shfl_xor_sync(0xffffffffu, upper ? x[q] : x[2 + q], 16);
     const float one = (odd ? two[1] : two[0]) + __shfl_xor_sync(0xffffffffu, odd ? two[0] : two[1], 8);
     return one + __shfl_xor_sync(0xffffffffu, one, 4);
-}
-
-/* Over the four lanes t, by halves: lane t is left with component t. */
-__device__ inline float sum_over_lanes(const float (&p)[4], int t)
-{
-    float two[2];
-#pragma unroll
-    for (int k = 0; k < 2; k++)
-        two[k] = (t & 2 ? p[2 + k] : p[k]) + __shfl_xor_sync(0xffffffffu, t & 2 ? p[k] : p[2 + k], 2);
-    return (t & 1 ? two[1] : two[0]) + __shfl_xor_sync(0xffffffffu, t & 1 ? two[0] : two[1], 1);
 }
 
 } // namespace mlff

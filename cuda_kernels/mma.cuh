@@ -33,29 +33,6 @@ __device__ inline void mma_tf32(float (&c)[4], const uint32_t (&a)[4], const uin
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-__device__ inline uint32_t shared_address(const void *at)
-{
-    return (uint32_t)__cvta_generic_to_shared(at);
-}
-
-/* 16 bytes from global to shared memory without passing through registers; zeros where `valid` is false. */
-__device__ inline void copy_16_async(void *shared, const void *global, bool valid)
-{
-    const uint32_t to = shared_address(shared);
-    const int bytes = valid ? 16 : 0;
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes));
-}
-
-__device__ inline void commit_copies()
-{
-    asm volatile("cp.async.commit_group;");
-}
-
-template <int PENDING> __device__ inline void wait_copies()
-{
-    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING));
-}
-
 } // namespace mlff
 
 #endif

@@ -14,8 +14,8 @@
  * Cost     15 F^2 multiply-adds a row and layer each way, three products each, in tiles of 16 rows; filters 3 F (K + 1)
  *          an edge forward, twice that in reverse. 10 exchanges a layer (7 in the first), 4 more, or 3 with tables in
  *          global memory.
- * Share    9 atoms: latency of dependent instructions, about 6 cycles each (H200), in stages of 200 to 600; what a block
- *          does between two exchanges counts, not what it waits for (150 to 800 cycles of 3,000).
+ * Share    9 atoms: latency of dependent instructions, about 6 cycles each (H200), in stages of 200 to 600; what a
+ *          block does between two exchanges counts, not what it waits for (150 to 800 cycles of 3,000).
  * Order    fixed (molecule_*.cuh), and of the structure alone: the same bits in any company and with any number of
  *          blocks.
  */
@@ -33,8 +33,8 @@ namespace mlff
 using namespace molecule;
 
 /* Clusters of a call are at most so many times those that run at the same time: beyond that a machine that is full with
- * the general path is faster, because it reads a weight once for many rows. H200, 9 atoms: 89 us and 75 for each further
- * wave of 15, 388 for 64 copies in five; 437 for 128 copies on the general path. */
+ * the general path is faster, because it reads a weight once for many rows. H200, 9 atoms: 89 us and 75 for each
+ * further wave of 15, 388 for 64 copies in five; 437 for 128 copies on the general path. */
 constexpr int MOST_WAVES = 5;
 constexpr double SLOWER = 1.5; /* a cluster of four than one of eight: not measured yet */
 constexpr int MOST_STRUCTURES = 1024;
@@ -234,10 +234,13 @@ static int measure(const mlff_graph *g, const int64_t *first, int32_t *rows, int
     return 1;
 }
 
+/* F and H are padded (packed_weights.h). */
+static_assert(FEATURE_PAD % (2 * PARTS) == 0, "a part of the columns is a whole number of float2");
+
 template <typename T> static int model_suits(const state<T> *s)
 {
     return sizeof(T) != sizeof(double) && !s->w.short_range && s->w.F <= MOST_FEATURES && s->w.H <= MOST_READOUT &&
-           s->w.F % (2 * PARTS) == 0 && s->w.H % (2 * PARTS) == 0 && (s->w.K + 2) / 2 * 2 <= MOST_INPUTS;
+           (s->w.K + 2) / 2 * 2 <= MOST_INPUTS;
 }
 
 /* Clusters that run at the same time with so much shared memory; 0: none, also where the device has no clusters. Allows

@@ -295,7 +295,7 @@ __device__ inline float2 of_lane(float2 value, int q)
     return make_float2(__shfl_sync(ALL_LANES, value.x, lane), __shfl_sync(ALL_LANES, value.y, lane));
 }
 
-/* A quad's value, which all its lanes have, to every block, at the same place of the exchange buffer: lane q to some. */
+/* A quad's value, which all its lanes have, to the same place of every block's exchange buffer: lane q to some. */
 template <typename B> __device__ inline void send_by_quad(const B &b, float *place, float2 value, int q)
 {
 #pragma unroll

@@ -40,7 +40,7 @@ template <typename B> __device__ inline void number_elements(const B &b, int32_t
     if (lane == 0) *b.ints(a.at.n_elements) = __popc(firsts);
 }
 
-/* Rows and candidates' rows into shared memory: elements by the first warp, what takes longest by the others meanwhile. */
+/* Rows and candidates' rows into shared memory: elements by the first warp, what takes longest by the others. */
 template <typename B> __device__ inline void read_rows(const B &b)
 {
     const arguments &a = b.a;

@@ -11,6 +11,7 @@
  *         a fixed tree over 8, layers in their order, tiles of columns ascending, parts ascending.
  */
 #include "molecule_edges.cuh"
+#include "warp_sums.cuh"
 
 namespace mlff
 {
@@ -101,10 +102,36 @@ __device__ inline float2 over_edges(float2 value)
     return value;
 }
 
-/* A half without an edge has filters of zero, and works on row 0: a branch would keep its loads from those of the other. */
+/* A half without an edge has filters of zero and works on row 0: a branch would part its loads from the other's. */
 template <typename B> __device__ inline float4 edge_or_zero(const B &b, int e)
 {
     return e < 0 ? make_float4(0, 0, 0, 0) : b.quads(b.a.at.edges)[e];
+}
+
+/* The warp's columns of all rows: add(edges of a pass, sums of their halves), then put(row, its sums), COUNT a row. */
+template <int COUNT, typename B, typename Add, typename Put>
+__device__ inline void over_rows(const B &b, const Add &add, const Put &put)
+{
+    const int tiles = b.tiles(), warp = threadIdx.x / 32;
+    const bool paired = b.most_edges <= 8;
+    const int tasks = paired ? (b.n + 1) / 2 : b.n;
+#pragma unroll 1
+    for (int task = warp / tiles; task < tasks; task += WARPS / tiles) {
+        float2 sums[2][COUNT] = {};
+        const int edges = paired ? 1 : b.ints(b.a.at.row_count)[task];
+#pragma unroll 1
+        for (int base = 0; base < edges; base += 16) add(edges_of(b, task, base, paired), sums);
+        if (!paired)
+#pragma unroll
+            for (int c = 0; c < COUNT; c++) sums[0][c] = sums[0][c] + sums[1][c];
+        const int row = paired ? 2 * task : task, end = paired ? min(row + 2, b.n) : row + 1;
+#pragma unroll 1 /* one piece of code for both */
+        for (int r = row; r < end; r++) {
+            put(r, sums[0]);
+#pragma unroll
+            for (int c = 0; c < COUNT; c++) sums[0][c] = sums[1][c];
+        }
+    }
 }
 
 /* Adds what the edges of a pass give: s, v [3]. */
@@ -153,26 +180,10 @@ __device__ inline void put_messages(const B &b, const layer_memory &m, int row, 
 template <typename B> __device__ inline void message(const B &b, int l)
 {
     const layer_memory m = layer_of(b, l);
-    const int tiles = b.tiles(), warp = threadIdx.x / 32, f0 = warp % tiles * 8, f = f0 + threadIdx.x % 4 * 2;
-    const bool paired = b.most_edges <= 8;
-    const int tasks = paired ? (b.n + 1) / 2 : b.n;
-#pragma unroll 1
-    for (int task = warp / tiles; task < tasks; task += WARPS / tiles) {
-        float2 sums[2][4] = {};
-        const int edges = paired ? 1 : b.ints(b.a.at.row_count)[task];
-#pragma unroll 1
-        for (int base = 0; base < edges; base += 16) add_messages(b, m, edges_of(b, task, base, paired), f0, sums);
-        if (!paired)
-#pragma unroll
-            for (int c = 0; c < 4; c++) sums[0][c] = sums[0][c] + sums[1][c];
-        const int row = paired ? 2 * task : task, end = paired ? min(row + 2, b.n) : row + 1;
-#pragma unroll 1 /* one piece of code for both */
-        for (int r = row; r < end; r++) {
-            put_messages(b, m, r, f, sums[0]);
-#pragma unroll
-            for (int c = 0; c < 4; c++) sums[0][c] = sums[1][c];
-        }
-    }
+    const int warp = threadIdx.x / 32, f0 = warp % b.tiles() * 8, f = f0 + threadIdx.x % 4 * 2;
+    over_rows<4>(
+        b, [&](const edge_pair &p, float2(&sums)[2][4]) { add_messages(b, m, p, f0, sums); },
+        [&](int row, float2(&sums)[4]) { put_messages(b, m, row, f, sums); });
 }
 
 /* ---------------------------------------------------------------------------------------------- reverse */
@@ -180,16 +191,6 @@ template <typename B> __device__ inline void message(const B &b, int l)
 __device__ inline float inner(float2 x, float2 y)
 {
     return x.x * y.x + x.y * y.y;
-}
-
-/* Component t of the sum over the four lanes t: after each exchange a lane is left with half of the components. */
-__device__ inline float over_columns(float4 value, int t)
-{
-    const bool upper = t & 2, odd = t & 1;
-    float keep = upper ? value.z : value.x, other = upper ? value.w : value.y;
-    keep += __shfl_xor_sync(ALL_LANES, upper ? value.x : value.z, 2);
-    other += __shfl_xor_sync(ALL_LANES, upper ? value.y : value.w, 2);
-    return (odd ? other : keep) + __shfl_xor_sync(ALL_LANES, odd ? keep : other, 1);
 }
 
 /* The edges of a pass: adjoints of the row's own features to sums (x_s, x_R, y [3]), of the edges to their places. */
@@ -219,12 +220,14 @@ __device__ inline void add_message_adjoints(const B &b, const layer_memory &m, c
         sums[half][2] = sums[half][2] + W_v * v0;
         sums[half][3] = sums[half][3] + W_v * v1;
         sums[half][4] = sums[half][4] + W_v * v2;
-        float4 edge_adj = make_float4(-inner(R, v0), -inner(R, v1), -inner(R, v2),
-                                      inner(make_float2(dW[0][q], dW[0][q + 1]), x_s * s_adj) +
-                                          inner(make_float2(dW[1][q], dW[1][q + 1]), x_R * along) +
-                                          inner(make_float2(dW[2][q], dW[2][q + 1]), dot));
-        if (f0 + 2 * t >= own) edge_adj = make_float4(0, 0, 0, 0);
-        const float sum = over_columns(edge_adj, t); /* component t */
+        float edge_adj[4] = {-inner(R, v0), -inner(R, v1), -inner(R, v2),
+                             inner(make_float2(dW[0][q], dW[0][q + 1]), x_s * s_adj) +
+                                 inner(make_float2(dW[1][q], dW[1][q + 1]), x_R * along) +
+                                 inner(make_float2(dW[2][q], dW[2][q + 1]), dot)};
+#pragma unroll
+        for (int c = 0; c < 4; c++)
+            if (f0 + 2 * t >= own) edge_adj[c] = 0;
+        const float sum = sum_over_lanes(edge_adj, t); /* component t, over the tile's columns */
         if (p.edge[half] >= 0) ((float *)(b.quads(a.at.edge_adj) + tile * b.n_slots + p.edge[half]))[t] += sum;
     }
 }
@@ -256,27 +259,10 @@ __device__ inline void put_message_adjoints(const B &b, const layer_memory &m, c
 template <typename B> __device__ inline void message_reverse(const B &b, int l, const float *adj, float *next)
 {
     const layer_memory m = layer_of(b, l);
-    const int tiles = b.tiles(), warp = threadIdx.x / 32, tile = warp % tiles, f = 8 * tile + threadIdx.x % 4 * 2;
-    const bool paired = b.most_edges <= 8;
-    const int tasks = paired ? (b.n + 1) / 2 : b.n;
-#pragma unroll 1
-    for (int task = warp / tiles; task < tasks; task += WARPS / tiles) {
-        float2 sums[2][5] = {};
-        const int edges = paired ? 1 : b.ints(b.a.at.row_count)[task];
-#pragma unroll 1
-        for (int base = 0; base < edges; base += 16)
-            add_message_adjoints(b, m, adj, edges_of(b, task, base, paired), tile, sums);
-        if (!paired)
-#pragma unroll
-            for (int c = 0; c < 5; c++) sums[0][c] = sums[0][c] + sums[1][c];
-        const int row = paired ? 2 * task : task, end = paired ? min(row + 2, b.n) : row + 1;
-#pragma unroll 1
-        for (int r = row; r < end; r++) {
-            put_message_adjoints(b, m, adj, next, r, f, sums[0]);
-#pragma unroll
-            for (int c = 0; c < 5; c++) sums[0][c] = sums[1][c];
-        }
-    }
+    const int warp = threadIdx.x / 32, tile = warp % b.tiles(), f = 8 * tile + threadIdx.x % 4 * 2;
+    over_rows<5>(
+        b, [&](const edge_pair &p, float2(&sums)[2][5]) { add_message_adjoints(b, m, adj, p, tile, sums); },
+        [&](int row, float2(&sums)[5]) { put_message_adjoints(b, m, adj, next, row, f, sums); });
 }
 
 } // namespace molecule

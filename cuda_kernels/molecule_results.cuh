@@ -16,8 +16,8 @@ namespace mlff
 namespace molecule
 {
 
-/* Of so many blocks edges rank, rank + blocks, ... are a block's share; one at least, which may be none, so that who has
- * all parts of its share has heard from every block. */
+/* Of so many blocks edges rank, rank + blocks, ... are a block's share; one at least, which may be none, so that who
+ * has all parts of its share has heard from every block. */
 __host__ __device__ inline int share_of(int n_slots, int blocks, int rank)
 {
     const int share = (n_slots - rank + blocks - 1) / blocks;

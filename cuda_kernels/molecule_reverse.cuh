@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #ifndef MLFF_CUDA_MOLECULE_REVERSE_CUH
 #define MLFF_CUDA_MOLECULE_REVERSE_CUH
-/* The layers in reverse, mirrored (docs/equations.md): adjoints of the state, own columns, [n][stride_of(4 own)]: s, v */
+/* The layers in reverse, mirrored (docs/equations.md): adjoints of the state, own columns, s and v
+ * [n][stride_of(4 own)]. */
 #include "molecule_layers.cuh"
 
 namespace mlff

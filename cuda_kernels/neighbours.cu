@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Neighbours by cell lists, as core/src/neighbours.c finds them, whose words and functions (box.h, order.h) this file uses.
+ * Neighbours by cell lists, as core/src/neighbours.c finds them, with its words and functions (box.h, order.h).
  *
  *   measure   atoms: extents of each structure          boxes    structures: bins, margins, the order's grid
  *   order     sort by place on the curve: rows          items    sort by bin: what a search walks through
@@ -11,8 +11,8 @@
  *
  * Launch   a warp a row for pairs, a thread an item else: search_rows.cu, search_pairs.cu.
  * Time     ns an atom, 1 million atoms, 52 neighbours, with shifts (H200, CUDA 13.0, 2026-11-21): fill 7.0, count 3.5,
- *          incoming 1.0, sorts 0.25, all else 0.25; transfers and the host 3.6: 15.6 in all. One of 9 atoms takes 115 us,
- *          which are launches. What holds count and fill has not been profiled.
+ *          incoming 1.0, sorts 0.25, all else 0.25; transfers and the host 3.6: 15.6 in all. One of 9 atoms takes
+ *          115 us, which are launches. What holds count and fill has not been profiled.
  */
 #include "search.cuh"
 

@@ -33,8 +33,8 @@ struct device_search {
     int64_t n_slots; /* of the last search; 0 where it did not come so far */
 };
 
-/* Makes the graph on the device and fills the host's arrays of atoms and rows, but for `species`. Where a structure is so
- * dense or so flat that the kernels do not fit it, the host makes the graph instead: graph->on_device says which. */
+/* Makes the graph on the device and fills the host's arrays of atoms and rows, but for `species`. Where a structure is
+ * so dense or so flat that the kernels do not fit it, the host makes the graph instead: graph->on_device says which. */
 mlff_status search_on_device(device_search *d, cudaStream_t stream, mlff_graph *graph, const mlff_input *input,
                              int n_elements, double reach, mlff_error *error);
 

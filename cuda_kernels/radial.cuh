@@ -4,9 +4,9 @@
 /*
  * Radial functions of one distance, made anew where they are needed: phi_k = rbf_k fc, phi_K = fc, and d phi_k/dd.
  *
- * Constants that multiply a distance inside sin and cos are kept in two parts or in double: rounded to single they shift all
- * edges alike, and a relative shift of 1e-7 of the Bessel frequencies moves the virial of Au/water by 1.3e-5 of itself (its
- * forces by 3e-6), where the distance's own rounding averages out.
+ * Constants that multiply a distance inside sin and cos are kept in two parts or in double: rounded to single they
+ * shift all edges alike, and a relative shift of 1e-7 of the Bessel frequencies moves the virial of Au/water by 1.3e-5
+ * of itself (its forces by 3e-6), where the distance's own rounding averages out.
  */
 #include "state.cuh"
 

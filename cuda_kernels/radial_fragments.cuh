@@ -116,8 +116,8 @@ __device__ inline void edge_fragments(const radial_table &table, const edge_cuto
     }
 }
 
-/* The weights that lane t of column n holds for a step's four inputs (2t, 2t+1, 2t+8, 2t+9): which function, and whether
- * the high or the low half. part 0: high halves of functions 0..15; 1: their low halves; 2: the fourth step. */
+/* The weights that lane t of column n holds for a step's four inputs (2t, 2t+1, 2t+8, 2t+9): which function, and
+ * whether the high or the low half. part 0: high halves of functions 0..15; 1: their low halves; 2: the fourth step. */
 inline void weight_of(int part, int t, int input, int *function, bool *low)
 {
     if (part < 2) {
@@ -139,8 +139,8 @@ __device__ inline void mma_half(float (&c)[4], const uint4 &a, const uint2 &b)
         : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y));
 }
 
-/* W of 16 edges and 8 features: W of row g + 8h and the lane's column q is c[2 * h + q]. SPLIT: with the low halves. Small
- * parts first. */
+/* W of 16 edges and 8 features: W of row g + 8h and the lane's column q is c[2 * h + q]. SPLIT: with the low halves.
+ * Small parts first. */
 template <bool SPLIT>
 __device__ inline void filter_tile(const uint4 (&a)[PARTS], const uint2 (&b)[PARTS], float (&c)[4])
 {

@@ -3,7 +3,7 @@
  * Readout (docs/equations.md): e_i = scale (w2 . silu(w1 s + b1) + b2) + atom_shift(Z_i), the last sum in double.
  * Reverse: s_adj = W1^T (scale w2 silu'(h)), v_adj = 0.
  *
- * Here the general path: double, and widths that do not fit the matrix units' fragments; the others are in readout_fused.cu.
+ * The general path: double, and widths that do not fit the matrix units' fragments; others are in readout_fused.cu.
  *
  * Launch   a dense layer, then a warp a row; pieces of PIECE_ROWS atoms.
  * Order    of the last sum: a fixed tree over the 32 lanes.

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Readout (docs/equations.md; the maths stands in readout.cu) in one kernel a direction, for single and mixed. The reverse
- * writes s_adj alone: fused, the last layer's update is what first writes v_adj, which is zero before.
+ * Readout (docs/equations.md; the maths stands in readout.cu) in one kernel a direction, for single and mixed. The
+ * reverse writes s_adj alone: fused, the last layer's update is what first writes v_adj, which is zero before.
  *
  * Launch   a block of F/16 warps and 32 atoms; pairs of 16 atoms and 16 hidden features go round the warps.
  * Cost     F H multiply-adds an atom each way, three times in single; F + H values of DRAM.

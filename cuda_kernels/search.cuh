@@ -10,7 +10,7 @@ namespace mlff
 
 enum { LEFT_OUT_BIN = -1, MOST_WARPS = 8, MOST_SHARED = 160 << 10, CURVE_SPARE_BITS = 18 };
 
-/* Above so many slots the device's memory is asked before time is spent on counting; above the others nothing has it. */
+/* Above so many slots the device's memory is asked before time is spent on counting; above the others none has it. */
 #define MANY_SLOTS 0x1p28
 #define MOST_SLOTS 0x1p40
 

@@ -4,8 +4,8 @@
  *
  * Launch   count and fill: a warp a row, its lanes along the atoms of consecutive bins; incoming: a warp a row.
  * Bytes    an atom: 340 candidates of 24 bytes from L1 and L2, twice; slots 16, with shifts 40 each.
- * Order    a row's slots ascend by row, images of one row by cells. Atomics add integers; what they put in a place in any
- *          order (incoming) is sorted afterwards.
+ * Order    a row's slots ascend by row, images of one row by cells. Atomics add integers; what they put in a place in
+ *          any order (incoming) is sorted afterwards.
  */
 #include "launch.cuh"
 #include "search.cuh"

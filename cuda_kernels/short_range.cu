@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Short range (docs/equations.md, core/src/short_range.h), in double. Before the layers: the distance g(d) that the
- * network sees takes the place of d in the edges, which is kept beside them. After the layers, which give dE/dg, half of
- * each directed edge to its row:
+ * network sees takes the place of d in the edges, which is kept beside them. After the layers, which give dE/dg, half
+ * of each directed edge to its row:
  *   e_i += sum over i's edges of 1/2 V S,   d_adj = g' g_adj + 1/2 (V' S + V S')
  * the edges' own d back in its place, and the edges that are closer than the training frames ever were.
  *

@@ -5,9 +5,10 @@
  * What the CUDA backend keeps on the device. The layers mirror core/src/cpu name for name; the mathematics is in
  * docs/equations.md.
  *
- * Legend   T stored, real<T> computed; N owned rows, R all rows, F features (padded to 16), K radial functions, L interactions, H readout features.
- * Edges    row i's edges within the cutoff stand at first[i] .. first[i] + count[i] - 1, in the place of its candidates:
- *          no scan and no transfer to the host between positions and forces.
+ * Legend   T stored, real<T> computed; N owned rows, R all rows, F features (padded to 16), K radial functions, L
+ *          interactions, H readout features.
+ * Edges    row i's edges within the cutoff stand at first[i] .. first[i] + count[i] - 1, in the place of its
+ *          candidates: no scan and no transfer to the host between positions and forces.
  * Order    every sum has a fixed order: no float atomics, the same bits on every run.
  */
 #include <math.h>
@@ -31,8 +32,8 @@ constexpr int FEATURE_PAD = 16;
 constexpr int MAX_FEATURES = 256; /* a thread a feature, 256 threads a block */
 constexpr int MAX_FUNCTIONS = 65; /* K + 1: filter weights of a thread stay in registers */
 
-/* T is what tensors are stored in: double, float, or half in precision mixed. real<T> is what is computed in: half is widened
- * to float as it is read and rounded as it is stored. Weights, edges, s and edge adjoints are real<T>. */
+/* T is what tensors are stored in: double, float, or half in precision mixed. real<T> is what is computed in: half is
+ * widened to float as it is read and rounded as it is stored. Weights, edges, s and edge adjoints are real<T>. */
 template <typename T> struct real_of {
     typedef T type;
 };
@@ -41,8 +42,8 @@ template <> struct real_of<__half> {
 };
 template <typename T> using real = typename real_of<T>::type;
 
-/* Adjoints of stored tensors are multiplied by this, so that half keeps small ones (its smallest normal number is 6e-5);
- * the adjoints of edges are free of it. */
+/* Adjoints of stored tensors are multiplied by this, so that half keeps small ones (its smallest normal number is
+ * 6e-5); the adjoints of edges are free of it. */
 template <typename T> constexpr real<T> adjoint_scale = 1;
 template <> constexpr float adjoint_scale<__half> = 256;
 

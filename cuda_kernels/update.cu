@@ -4,7 +4,7 @@
  *   V = Wv v, U = Wu v (+ bias);  n = sqrt(|V|^2 + epsilon);  y = A2 silu(A1 [s, n] + a1) + a2 = (y_s, y_sv, y_v)
  *   s += y_s + y_sv (U.V);  v += y_v U (not in the last layer)
  *
- * Here the general path: double, and widths that do not fit the matrix units' fragments; the others are in update_fused.cu.
+ * The general path: double, and widths that do not fit the matrix units' fragments; others are in update_fused.cu.
  *
  * Launch   dense layers, then a thread a feature of an atom; pieces of PIECE_ROWS atoms.
  * Cost     11 F^2 multiply-adds an atom each way (10 in the last layer).

@@ -2,18 +2,18 @@
 /*
  * Update (docs/equations.md; the maths stands in update.cu) in one kernel a direction, for single and mixed.
  *
- * Launch   a block of F/16 warps and 32 atoms. Warp w has features 16 w .. 16 w + 15 of every layer's output, for all atoms
- *          and components: V, U and the dense layers' sums meet in the same lanes, so nothing but the inputs of the
- *          matrix units goes through shared memory. Two blocks of F = 128 a multiprocessor.
- * Shared   inputs of the layer at work, 96 rows of F numbers; in reverse also F values an atom (F = 128, single: 51 and 67 KB).
+ * Launch   a block of F/16 warps and 32 atoms. Warp w has features 16 w .. 16 w + 15 of every layer's output, for all
+ *          atoms and components: V, U and the dense layers' sums meet in the same lanes, so nothing but the inputs of
+ *          the matrix units goes through shared memory. Two blocks of F = 128 a multiprocessor.
+ * Shared   inputs of the layer at work, 96 rows of F numbers; in reverse F values an atom too (single, 128: 51, 67 KB).
  * Cost     11 F^2 multiply-adds an atom each way (10 in the last layer), three times in single.
- * Bytes    single, F = 128: 17 F values of DRAM an atom, 8.7 kB (2.1 ns at 4.2 TB/s); from L2 also 7 F^2 numbers of weights
- *          a block, 14 kB an atom, and values read again, 5 kB forward, 8 kB in reverse. Matrix units: 1.8 ns an atom.
+ * Bytes    single, F = 128: 17 F values of DRAM an atom, 8.7 kB (2.1 ns at 4.2 TB/s); from L2 also 7 F^2 numbers of
+ *          weights a block, 14 kB an atom, and values read again, 5 kB forward, 8 kB in reverse. Matrix units 1.8 ns.
  * Order    as in fragments.cuh.
- * Measured with each read of an epilogue next to its use, F = 128, single, 110,592 atoms: 7.7 ns an atom forward, 7.5 in
- *          reverse, 5.2 and 5.4 in the last layer (H200, driver 580.159.04, CUDA 13.0, 2026-11-21); the time went into
- *          waiting for those reads (28 % of the samples), matrix units 27 to 33 % busy, DRAM 29 %. Hence all reads of a
- *          tile stand before its writes.
+ * Measured with each read of an epilogue next to its use, F = 128, single, 110,592 atoms: 7.7 ns an atom forward, 7.5
+ *          in reverse, 5.2 and 5.4 in the last layer (H200, driver 580.159.04, CUDA 13.0, 2026-11-21); the time went
+ *          into waiting for those reads (28 % of the samples), matrix units 27 to 33 % busy, DRAM 29 %. Hence all reads
+ *          of a tile stand before its writes.
  */
 #include "dense_fused.cuh"
 #include "silu.cuh"

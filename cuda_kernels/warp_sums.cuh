@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #ifndef MLFF_CUDA_WARP_SUMS_CUH
 #define MLFF_CUDA_WARP_SUMS_CUH
-/* Sums over the lanes of a warp, in a fixed tree. */
+/* Sums over lanes of a warp, in a fixed tree. */
 #include <cuda_runtime.h>
 
 namespace mlff
@@ -26,6 +26,16 @@ __device__ inline double transposed_sum(double (&value)[16], int lane)
     exchange_halves<2>(value, lane);
     exchange_halves<1>(value, lane);
     return value[0] + __shfl_xor_sync(0xffffffffu, value[0], 1);
+}
+
+/* Sums 4 values over lanes 4g .. 4g + 3; lane 4g + t returns the sum of value t. */
+__device__ inline float sum_over_lanes(const float (&p)[4], int t)
+{
+    float two[2];
+#pragma unroll
+    for (int k = 0; k < 2; k++)
+        two[k] = (t & 2 ? p[2 + k] : p[k]) + __shfl_xor_sync(0xffffffffu, t & 2 ? p[k] : p[2 + k], 2);
+    return (t & 1 ? two[1] : two[0]) + __shfl_xor_sync(0xffffffffu, t & 1 ? two[0] : two[1], 1);
 }
 
 } // namespace mlff

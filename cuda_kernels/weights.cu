@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The packed weights rounded to T and sent to the device in one piece. For the fused layers also as fragments of the matrix
- * units, hi and lo halves of M times a power of two (fragments.cuh): column group, then 16 inputs, then hi or lo, then lane.
+ * The packed weights rounded to T and sent to the device in one piece. For the fused layers also as fragments of the
+ * matrix units, hi and lo halves of M times a power of two (fragments.cuh): column group, 16 inputs, hi or lo, lane.
  */
 #include "fragments.cuh"
 #include "message_matrix.cuh"
@@ -30,8 +30,8 @@ static uint32_t fragment_bits(const packed_matrix &m, double up, int part, int i
     return bits;
 }
 
-/* M to fragments [n_out/16][n_in/16][2][32]; scale [n_out]: by what the kernels multiply a column's sums. A column's largest
- * weight is brought to 2^14 .. 2^15. */
+/* M to fragments [n_out/16][n_in/16][2][32]; scale [n_out]: by what the kernels multiply a column's sums. A column's
+ * largest weight is brought to 2^14 .. 2^15. */
 static void pack_fragments(const packed_matrix &m, uint4 *to, double *scale)
 {
     std::vector<double> up(m.n_out, 1.0);

@@ -2,10 +2,10 @@
 /*
  * PairMLFF: what travels between ranks.
  *
- * After LAMMPS has made its ghosts, each ghost learns who its atom is (rank and index there) through LAMMPS's own forward
- * communication: any grid, any communication style, through any number of ranks in between. From then on rows of the
- * library's tensors go straight from the rank that owns an atom to those that have a ghost of it, once for each rank,
- * however many images it has there; images of a rank's own atoms do not travel. Forces of ghosts go back through
+ * After LAMMPS has made its ghosts, each ghost learns who its atom is (rank and index there) through LAMMPS's own
+ * forward communication: any grid, any communication style, through any number of ranks in between. From then on rows
+ * of the library's tensors go straight from the rank that owns an atom to those that have a ghost of it, once for each
+ * rank, however many images it has there; images of a rank's own atoms do not travel. Forces of ghosts go back through
  * LAMMPS's reverse communication.
  */
 #include "pair_mlff.h"

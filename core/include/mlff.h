@@ -126,8 +126,8 @@ typedef struct mlff_evaluator_info {
     const char *gpu;            /* PCI address of the GPU, "0000:1B:00.0"; "" on the CPU */
 } mlff_evaluator_info;
 
-/* options NULL: device auto, the current GPU, default precision, all threads. On a GPU this and mlff_evaluate leave that
- * GPU the calling thread's current one. */
+/* options NULL: device auto, the current GPU, default precision, all threads. On a GPU this and mlff_evaluate leave
+ * that GPU the calling thread's current one. */
 MLFF_API mlff_status mlff_evaluator_create(const mlff_model *model, const mlff_options *options,
                                            mlff_evaluator **evaluator, mlff_error *error);
 MLFF_API void mlff_evaluator_free(mlff_evaluator *evaluator);

@@ -39,13 +39,13 @@ typedef struct backend {
     /* NULL on the CPU. The PCI address of the GPU, "0000:1B:00.0", and which of the visible ones it is. */
     const char *(*gpu)(const void *state, int *device_index);
 
-    /* Makes the graph of structures, or of an engine that leaves the search to the library, with its slots on the device;
-     * reach in angstrom. NULL: the makers of graph.h do it on the host. */
+    /* Makes the graph of structures, or of an engine that leaves the search to the library, with its slots on the
+     * device; reach in angstrom. NULL: the makers of graph.h do it on the host. */
     mlff_status (*search)(void *state, mlff_graph *graph, const mlff_input *input, double reach, mlff_error *error);
 
-    /* Takes positions, makes room for every tensor of this evaluation; `wanted`: the bits above; halo: NULL on one rank,
-     * else it lives as long as the graph. All that can fail for want of memory or bad positions fails here, before the
-     * first exchange between ranks. The CPU also keeps the edges within the cutoff here. */
+    /* Takes positions, makes room for every tensor of this evaluation; `wanted`: the bits above; halo: NULL on one
+     * rank, else it lives as long as the graph. All that can fail for want of memory or bad positions fails here,
+     * before the first exchange between ranks. The CPU also keeps the edges within the cutoff here. */
     mlff_status (*prepare)(void *state, const mlff_graph *graph, const double *x, int wanted, const exchange *halo,
                            mlff_error *error);
 

@@ -110,8 +110,8 @@ static inline double mlff_graph_separation(const mlff_graph *graph, const double
                            centre, r);
 }
 
-/* Why a row's edges cannot be used: an atom whose position is not finite, or two atoms at the same place. The second one
- * takes the row's slots [n] from its caller. */
+/* Why a row's edges cannot be used: an atom whose position is not finite, or two atoms at the same place. The second
+ * one takes the row's slots [n] from its caller. */
 mlff_status mlff_graph_explain_row(const mlff_graph *graph, const double *x, int64_t row, mlff_error *error);
 mlff_status mlff_graph_explain_slots(const mlff_graph *graph, const double *x, int64_t row, int64_t n,
                                      const int32_t *neighbour_atom, const double *shift, mlff_error *error);

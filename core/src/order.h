@@ -21,7 +21,7 @@
 /* Bits of a cell's number in each direction, at most; a wider system gets wider cells. */
 #define ORDER_MOST_BITS 14
 
-/* Blocks of the curve are no smaller, angstrom, so that few rows lie where one block's curve ends and the next begins. */
+/* Blocks of the curve are no smaller, angstrom, so that few rows lie where a block's curve ends and another begins. */
 #define ORDER_LEAST_BLOCK 24.0
 #define ORDER_MOST_BLOCKS 64.0 /* in each direction */
 
@@ -35,7 +35,7 @@ void mlff_order_in_space(int32_t n, int32_t *atoms, void (*x_of)(const void *con
 
 /* The number of a cell on the curve through 2^bits cells in each direction, below 2^(3 bits).
  * J. Skilling, AIP Conference Proceedings 707, 381 (2004): the coordinates become, bit by bit, the place on the curve:
- * from the coarsest halving on, each one says how the finer ones are turned; the Gray code of what results is undone. */
+ * from the coarsest halving on, each says how the finer ones are turned; the Gray code of what results is undone. */
 MLFF_ON_DEVICE static inline uint64_t mlff_order_curve(uint32_t x, uint32_t y, uint32_t z, int bits)
 {
     uint32_t axis[3] = {x, y, z};

@@ -2,9 +2,9 @@
 #ifndef MLFF_SEEN_H
 #define MLFF_SEEN_H
 /*
- * The structures that a graph was made from, so that it serves again while no atom has moved by more than half the skin:
- * in a run of a small system most steps then need no search. Large systems are searched anew every time, which costs
- * them little and saves the memory of the skin's candidates.
+ * The structures that a graph was made from, so that it serves again while no atom has moved by more than half the
+ * skin: in a run of a small system most steps then need no search. Large systems are searched anew every time, which
+ * costs them little and saves the memory of the skin's candidates.
  */
 #include "mlff.h"
 

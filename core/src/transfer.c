@@ -19,7 +19,7 @@ static size_t piece_begin(size_t n, int piece, int pieces)
     return n / (size_t)pieces * (size_t)piece + (piece == pieces ? n % (size_t)pieces : 0);
 }
 
-/* On their bits, because a sum of integers is vectorised: an exponent of ones, plus one in its last place, carries into the
+/* On their bits, since a sum of integers is vectorised: an exponent of ones plus one in its last place carries into the
  * sign. */
 static int copy_piece(double *restrict to, const double *restrict from, size_t n)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #ifndef MLFF_TRANSFER_H
 #define MLFF_TRANSFER_H
-/* Copies between a caller's arrays and those that a GPU reads and writes (pinned memory); large ones by several threads. */
+/* Copies between a caller's arrays and those that a GPU reads and writes (pinned memory), large ones by threads. */
 #include <stddef.h>
 
 /* Copies n values and returns 1 if all are finite. */

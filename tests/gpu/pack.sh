@@ -21,8 +21,9 @@ if [ -z "$tests" ] || [ ! -f "$build/core/libmlff.so" ]; then
     echo "$build: expected a build with -DMLFF_BUILD_TESTS=ON and a CUDA compiler" >&2
     exit 1
 fi
-for program in evaluate widths molecules sizes short_range engine_input input memory graph neighbours gpu_faults; do
-    cp "$build/tests/unit/test_$program" "$to/bin/"
+# those that run on a device that they are told
+grep -l RUN_ON_DEVICE "$root"/tests/unit/test_*.c | while read -r source; do
+    cp "$build/tests/unit/$(basename "$source" .c)" "$to/bin/"
 done
 cp "$build/benchmarks/mlff_layers" "$to/bin/"
 cp -L "$build/core/libmlff.so" "$to/lib/"
@@ -30,7 +31,9 @@ plugin=$(find "$build" -name mlffplugin.so -print -quit)
 if [ -n "$plugin" ]; then cp "$plugin" "$to/lib/"; fi
 strip "$to"/bin/* "$to"/lib/*
 # libraries that a bare machine may lack
-ldd "$to/bin/test_evaluate" | awk '/cmocka|jansson/ {print $3}' | while read -r library; do cp -L "$library" "$to/lib/"; done
+ldd "$to/bin/test_evaluate" | awk '/cmocka|jansson/ {print $3}' | while read -r library; do
+    cp -L "$library" "$to/lib/"
+done
 cp -r "$root/tests/fixtures" "$to/fixtures"
 cp "$root"/weights_tools/mlff/*.py "$to/mlff/"
 cp "$root/tests/gpu/run.sh" "$root/tests/gpu/accuracy.py" "$to/"

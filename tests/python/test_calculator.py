@@ -166,25 +166,30 @@ def test_failures_are_sentences(make, fixtures, tmp_path):
         make(precision="half")
 
 
-def test_without_ase_there_is_one_sentence_and_the_rest_works(library, fixtures):
+def test_without_ase_there_is_one_sentence_and_the_rest_works(library, fixtures, tmp_path):
+    model, out = str(fixtures / "gaussian_ev.safetensors"), str(tmp_path / "out.safetensors")
     script = f"""
 import sys
 sys.path[:] = {sys.path!r}
 sys.modules["ase"] = None  # Python's own way to make an import fail
 import mlff, mlff.convert.cli
 from mlff.cli import main
-assert main(["info", {str(fixtures / "gaussian_ev.safetensors")!r}]) == 0
+assert main(["info", {model!r}]) == 0
+assert main(["zbl", {model!r}, "--remove", "-o", {out!r}]) == 0
 try:
     from mlff import Calculator
 except ImportError as error:
     assert isinstance(error, mlff.MlffError)
     print(error)
-sys.exit(main(["eval", {str(fixtures / "gaussian_ev.safetensors")!r}, "frames.extxyz"]))
+for command in ["eval", {model!r}, "frames.extxyz"], ["zbl", {model!r}, "--distances", "O-H 0.9", "-o", {out!r}]:
+    assert main(command) == 1
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert "mlff.Calculator needs the package ase" in done.stdout and "pip install 'mlff[ase]'" in done.stdout
-    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
-    assert done.stderr.startswith("mlff: reading and writing structures needs the package ase")
+    assert done.returncode == 0 and done.stderr.count("\n") == 2, done.stderr
+    first, second = done.stderr.splitlines()
+    assert first.startswith("mlff: reading and writing structures needs the package ase")
+    assert second.startswith("mlff: mlff zbl needs the package ase")
 
 
 # ------------------------------------------------------------------------------------------------- dynamics, relaxation

@@ -15,6 +15,9 @@ import pytest
 from ase.calculators.singlepoint import SinglePointCalculator
 
 import mlff
+import mlff.cli
+import mlff.convert.cli
+import mlff.label
 
 
 def atoms_of(data, with_results=True):
@@ -365,8 +368,22 @@ def test_wrong_usage_is_exit_code_2(run, arguments):
     assert "usage:" in err
 
 
+@pytest.mark.parametrize("program, arguments, expected", [
+    (mlff.cli.main, ["zbl", "m", "-o", "o", "--width"], "a number of 0.01 to 100 (angstrom)"),
+    (mlff.cli.main, ["bench", "m", "--seconds"], "a number of seconds above 0 and below 1e6"),
+    (mlff.convert.cli.main, ["nff", "c", "-o", "o", "--energy-unit", "eV", "--cutoff"],
+     "a length above 0 and below 1e6 (angstrom)"),
+    (mlff.label.main, ["f", "-c", "emt", "-o", "o", "--largest-force"], "a number above 0"),
+], ids=["zbl", "bench", "convert", "label"])
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "two", "-inf"])
+def test_a_number_that_cannot_be_is_refused_with_what_was_expected(run, program, arguments, expected, text):
+    status, out, err = run(*arguments[:-1], f"{arguments[-1]}={text}", program=program)
+    assert (status, out) == (2, "")
+    assert err.endswith(f"error: argument {arguments[-1]}: '{text}' is not {expected}\n")
+
+
 def test_help_is_there_for_every_command(run):
-    for command in ([], ["info"], ["check"], ["eval"], ["bench"], ["plugin"]):
+    for command in ([], ["info"], ["check"], ["eval"], ["bench"], ["zbl"], ["plugin"]):
         status, out, _ = run(*command, "--help")
         assert status == 0 and len(out) > 100
 

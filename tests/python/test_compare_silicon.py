@@ -24,12 +24,18 @@ def example():
 
 
 @pytest.fixture(scope="module")
-def strained(example, test_data):
-    """The set's strained crystals: the strain (angle or stretch) and stress [6] (GPa) of each by (mode, sign)."""
+def silicon_set(test_data):
+    """Path of the data set that the example names."""
     path = test_data / "datasets" / "mlearn_Si_PBE.extxyz.xz"
     if not path.is_file():
         pytest.skip(f"{path} is missing")
-    frames = [frame for frame in example[0].all_frames(str(path)) if frame.info["group"] == "Elastic"]
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def strained(example, silicon_set):
+    """The set's strained crystals: the strain (angle or stretch) and stress [6] (GPa) of each by (mode, sign)."""
+    frames = [frame for frame in example[0].all_frames(silicon_set) if frame.info["group"] == "Elastic"]
     (ground,) = [frame for frame in frames if frame.info["description"] == "Ground state crystal"]
     found = {}
     for mode in range(6):
@@ -61,21 +67,18 @@ def test_reference_values_are_those_of_the_set(example, strained):
     assert report.DFT["bulk_modulus"] == pytest.approx((report.DFT["C11"] + 2 * report.DFT["C12"]) / 3, abs=0.1)
 
 
-def test_held_out_frames_are_sorted_by_kind(example, test_data):
+def test_held_out_frames_are_sorted_by_kind(example, silicon_set):
     measure, _ = example
-    path = test_data / "datasets" / "mlearn_Si_PBE.extxyz.xz"
-    if not path.is_file():
-        pytest.skip(f"{path} is missing")
-    frames = measure.held_out_frames(str(path), None)
+    frames = measure.held_out_frames(silicon_set, None)
     kinds = [measure.kind(frame) for frame in frames]
     assert len(frames) == 25 and kinds.count("crystal's dynamics below melting") == 6
     assert kinds.count("crystal's dynamics above melting") == 4 and kinds.count("strained crystal") == 6
-    assert [len(measure.held_out_frames(str(path), n)) for n in (1, 2, 25, 40)] == [1, 2, 25, 25]
+    assert [len(measure.held_out_frames(silicon_set, n)) for n in (1, 2, 25, 40)] == [1, 2, 25, 25]
 
 
-def test_forces_without_error_have_none(example, test_data):
+def test_a_known_error_of_the_forces_is_found(example, silicon_set):
     measure, report = example
-    frames = measure.held_out_frames(str(test_data / "datasets" / "mlearn_Si_PBE.extxyz.xz"), 3)
+    frames = measure.held_out_frames(silicon_set, 3)
     errors = measure.force_errors(frames, [frame.get_forces() + 0.005 for frame in frames])
     assert errors["all"]["mae"] == pytest.approx(5.0) and errors["all"]["rmse"] == pytest.approx(5.0)
     assert report.rounded(errors["all"]["mae"]) == "5.0" and report.rounded(123.4) == "123"

@@ -2,6 +2,7 @@
 """Whole models and training states of nff become model files that give nff's energies."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -89,6 +90,12 @@ def test_the_named_output_is_taken_and_others_left_out_with_a_note(tmp_path):
     assert any("energy_0" in note for note in request.notes)
     with pytest.raises(ConversionError, match="no output 'energy', found energy_0, energy_1; name one"):
         convert(tmp_path, root)
+
+
+def test_an_output_that_skips_leaves_the_energy_with_its_first_readout(tmp_path):
+    root = nff_model(outputs=("energy", "charge"), skip=True)
+    root.skip = {"energy": False, "charge": True}
+    assert energy(convert(tmp_path, root)) == pytest.approx(nff_energy(root, POSITIONS, NUMBERS), abs=1e-11)
 
 
 def test_elements_of_a_training_state_come_from_the_optimizer(tmp_path):
@@ -198,6 +205,15 @@ def test_unknown_and_missing_tensors_are_named(tmp_path):
     del state["update_blocks.1.v_mat.weight"]
     with pytest.raises(ConversionError, match=r"'update_blocks\.1\.v_mat\.weight' is missing"):
         convert(tmp_path, state, cutoff=4.0)
+
+
+@pytest.mark.parametrize("name", ["readout_blocks.0.readoutdict.energy.2.weight", "readout_blocks.0.gate.weight"])
+def test_unknown_tensors_of_the_energys_readout_are_refused_by_name(tmp_path, name):
+    state = state_of(nff_model(outputs=("energy", "charge")))
+    state["readout_blocks.0.readoutdict.charge.2.weight"] = np.zeros((1, 1), "f4")  # what is left out may be anything
+    convert(tmp_path, state, cutoff=4.0)
+    with pytest.raises(ConversionError, match=f"tensor '{re.escape(name)}' is not understood"):
+        convert(tmp_path, {**state, name: np.zeros((1, 1), "f4")}, cutoff=4.0)
 
 
 def test_file_of_another_program_is_refused(tmp_path):

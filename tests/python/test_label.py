@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """mlff-label: labels are the calculator's, failures are reported, and an interrupted run goes on."""
 
+import hashlib
 import json
 import os
 import signal
@@ -118,7 +119,8 @@ def test_a_model_file_labels(run, library, fixtures, tmp_path):
     atoms = read(tmp_path / "out.xyz", 0, format="extxyz")
     expected = mlff.Calculator(model, device="cpu", threads=1).get_potential_energy(molecule("CH3CH2OH"))
     assert atoms.get_potential_energy() == pytest.approx(expected, abs=1e-6)  # positions have eight digits
-    assert atoms.info["label_calculator"].startswith("mlff gaussian_ev.safetensors device=cpu threads=1 (sha256 ")
+    digest = hashlib.sha256(model.read_bytes()).hexdigest()[:16]
+    assert atoms.info["label_calculator"] == f"mlff gaussian_ev.safetensors device=cpu threads=1 (sha256 {digest})"
 
 
 def test_gfn2_xtb_labels(run, tmp_path):
@@ -249,6 +251,20 @@ def test_a_killed_run_goes_on_where_it_was(run, frames, here, tmp_path, monkeypa
     assert 30 <= log.read_text().count("\n") <= 31  # none twice but the one that the kill met
     assert run(*options[:-1], whole, program=label.main)[0] == 0
     assert same_labels(part, whole) and not state.exists()
+
+
+def test_an_interrupted_run_says_how_to_go_on(frames, here, tmp_path, monkeypatch):
+    log = tmp_path / "log"
+    monkeypatch.setenv("SLOW_LOG", str(log))
+    write(frames, read(frames, ":") * 40, format="extxyz")
+    process = subprocess.Popen([sys.executable, "-m", "mlff.label", str(frames), "-c", f"{here}:Slow", "-o",
+                                str(tmp_path / "out.extxyz")], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not log.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (130, "mlff-label: interrupted; --resume goes on\n")
 
 
 def test_a_damaged_state_is_told(run, frames, here, tmp_path):

@@ -177,6 +177,15 @@ def test_distances_are_rounded_down_and_pairs_that_never_met_get_covalent_radii(
     assert again.outer == [0.5] * 6  # a training that went on does not forget
 
 
+def test_distances_of_a_models_metadata_read_back_as_they_were_written():
+    elements = ["H", "O", "Si"]
+    distances = np.array([1.5504, 1.5504, 0.958, 0.958])
+    edges = [(["Si", "O", "H"], np.array([0, 1, 1, 2]), np.array([1, 0, 2, 1]), distances)]
+    text = short_range.format_distances(short_range.shortest_distances(edges, elements))
+    assert text == "H-O 0.958 O-Si 1.550"
+    assert short_range.parse_distances(text, elements, "info") == {("H", "O"): 0.958, ("O", "Si"): 1.55}
+
+
 def test_zbl_takes_the_distances_of_the_frames_and_changes_nothing_there(run, library, fixtures, tmp_path):
     data = np.load(fixtures / "gaussian_ev.triclinic.npz")
     frames = [ase.Atoms(data["numbers"], data["positions"], cell=data["cell"], pbc=data["pbc"]), water()]

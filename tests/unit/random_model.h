@@ -15,8 +15,8 @@ static inline double random_number(void) /* -1 to 1 */
     return (double)(random_seed >> 11) / 9007199254740992.0 * 2 - 1;
 }
 
-/* Weights of variance 1 / inputs, small biases; radial functions spread over the cutoff. filter_size below 1 is for many
- * neighbours, so that forces stay some eV/angstrom: half has no room for adjoints of hundreds. */
+/* Weights of variance 1 / inputs, small biases; radial functions spread over the cutoff. filter_size below 1 is for
+ * many neighbours, so that forces stay some eV/angstrom: half has no room for adjoints of hundreds. */
 static inline void randomise(tiny_model *tiny, double filter_size)
 {
     const char *name;

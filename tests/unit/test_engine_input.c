@@ -46,7 +46,7 @@ static double distance(const double *a, const double *b)
     return sqrt((a[0] - b[0]) * (a[0] - b[0]) + (a[1] - b[1]) * (a[1] - b[1]) + (a[2] - b[2]) * (a[2] - b[2]));
 }
 
-/* Owned: atoms i with rank_of[i] == rank (NULL: all). Ghosts: every image of every atom within reach of an owned one. */
+/* Owned: atoms i with rank_of[i] == rank (NULL: all). Ghosts: all images of all atoms within reach of an owned one. */
 static domain make_domain(const reference *r, const int *rank_of, int rank, double reach)
 {
     domain d = {0};

@@ -2,8 +2,8 @@
 /*
  * What goes wrong with a GPU: none is visible, its memory is full, a kernel failed, half precision overflows.
  *
- * A kernel that failed spoils the process's context, and the visible GPUs are counted once a process, so these tests run
- * this program again: test_gpu_faults in PART.
+ * A kernel that failed spoils the process's context, and the visible GPUs are counted once a process, so these tests
+ * run this program again: test_gpu_faults in PART.
  */
 #include "gpu_faults.h"
 #include "safetensors.h"

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Odd and wrong inputs of mlff_evaluator_create and mlff_evaluate: batches, nothing at all, far away, at the same place. */
+/* Odd and wrong inputs of mlff_evaluator_create and mlff_evaluate: batches, nothing at all, far away, at one place. */
 #include "support.h"
 
 #include <math.h>

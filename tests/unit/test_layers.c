@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Every layer's reverse alone. For a layer y = f(x), random dx and random y_adj: the reverse gives x_adj = J^T y_adj, so
- * <x_adj, dx> must be the derivative of <y_adj, f(x + h dx)> by h. This sees the double variant without vector extensions;
- * that all variants agree is tested too.
+ * Every layer's reverse alone. For a layer y = f(x), random dx and random y_adj: the reverse gives x_adj = J^T y_adj,
+ * so <x_adj, dx> must be the derivative of <y_adj, f(x + h dx)> by h. This sees the double variant without vector
+ * extensions; that all variants agree is tested too.
  */
 #define MLFF_VARIANT_NAME double_base
 #define MLFF_REAL_IS_SINGLE 0

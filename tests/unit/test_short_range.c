@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The short-range repulsion of a model: what it adds to a model that is otherwise the same, and what it must not change.
- * Reference values made elsewhere are in tests/python/test_short_range.py. */
+/* The short-range repulsion of a model: what it adds to a model that is otherwise the same, and what it must not
+ * change. Reference values made elsewhere are in tests/python/test_short_range.py. */
 #include "support.h"
 
 #include <math.h>
@@ -182,8 +182,8 @@ static void atom_energies_and_virials_sum_to_the_total_and_forces_to_zero(void *
 
 /* ------------------------------------------------------------------------------------- pairs of atoms */
 
-/* Two atoms of elements Z at distance d: energies of both [2] eV, force on the second along their line, and the force on
- * the first. */
+/* Two atoms of elements Z at distance d: energies of both [2] eV, force on the second along their line, and the force
+ * on the first. */
 typedef struct pair_result {
     double energy[2], force, other_force;
 } pair_result;
@@ -269,7 +269,7 @@ static void nothing_changes_beyond_the_outer_distance_or_for_a_pair_without_term
         int32_t species[2];
         double d;
     } cases[] = {{{1, 2}, 2.91}, {{1, 1}, 3.11}, {{0, 0}, 2.6000001}, {{2, 0}, 0.5}, {{0, 2}, 1.5}, {{2, 2}, 4.9}};
-    /* on a GPU small structures go a way of their own, if the model has no term: 40 atoms far away make it a large one */
+    /* on a GPU small structures go a way of their own, if the model has no term: 40 more atoms, far away, forbid it */
     enum { ATOMS = 42 };
     double x[3 * ATOMS] = {0};
     int32_t species[ATOMS] = {0};

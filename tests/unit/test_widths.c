@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Every width that a backend treats in its own way, with random weights, against the CPU's double: on the GPU widths of 32, 64,
- * 96 and 128 features have fused layers, the others and double go the general way; messages of many rows go through the
- * matrix units, whose blocks have room for so many neighbours and take so many edges at a time.
+ * Every width that a backend treats in its own way, with random weights, against the CPU's double: on the GPU widths of
+ * 32, 64, 96 and 128 features have fused layers, the others and double go the general way; messages of many rows go
+ * through the matrix units, whose blocks have room for so many neighbours and take so many edges at a time.
  */
 #include "random_model.h"
 #include "support.h"

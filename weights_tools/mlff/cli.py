@@ -34,10 +34,15 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run_safely(program: str, action: Callable[[], int]) -> int:
-    """Runs the action; failures that are the input's become one sentence on stderr and an exit code."""
+def run_safely(program: str, action: Callable[[], int], interrupted: str = "interrupted") -> int:
+    """Runs the action; failures that are the input's become one sentence on stderr and an exit code.
+
+    interrupted: what is said where the user ends it (Ctrl-C).
+    """
     try:
-        return action()
+        status = action()
+        sys.stdout.flush()  # here, where a reader that has gone is noticed
+        return status
     except UsageError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 2
@@ -53,19 +58,13 @@ def run_safely(program: str, action: Callable[[], int]) -> int:
         print(f"{program}: {where}{error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr)
+        print(f"{program}: {interrupted}", file=sys.stderr)
         return 130
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = make_parser().parse_args(argv)
-
-    def action() -> int:
-        status = arguments.run(arguments)
-        sys.stdout.flush()
-        return status
-
-    return run_safely("mlff", action)
+    return run_safely("mlff", lambda: arguments.run(arguments))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import io
 import math
 import multiprocessing
@@ -20,8 +19,10 @@ from pathlib import Path
 from typing import Callable, Iterable, Iterator
 
 from . import label_calculators
-from .commands.options import positive_integer
-from .errors import MlffError, UsageError, require
+from .cli import run_safely
+from .commands import options
+from .errors import MlffError, require
+from .files import file_hash
 from .label_output import Output
 
 _DESCRIPTION = """Computes energy (eV), forces (eV/angstrom) and, of structures that are periodic in all directions,
@@ -52,25 +53,16 @@ def make_parser() -> argparse.ArgumentParser:
                         help="what computes the labels, and its options")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="OUT",
                         help="extended XYZ to write (.xz, .gz, .bz2 compress); never overwritten")
-    parser.add_argument("--largest-force", type=_positive, default=math.inf, metavar="F",
+    parser.add_argument("--largest-force", type=options.number("a number above 0", lambda x: x > 0.0),
+                        default=math.inf, metavar="F",
                         help="leave out frames with a longer force, eV/angstrom; default: none")
     parser.add_argument("--no-stress", action="store_true", help="leave stress out, which costs some calculators time")
-    parser.add_argument("--processes", type=positive_integer, default=1, metavar="N",
+    parser.add_argument("--processes", type=options.positive_integer, default=1, metavar="N",
                         help="frames computed at once, in processes of one thread each; default: 1, with all threads "
                         "that the calculator takes")
     parser.add_argument("--resume", action="store_true", help="go on from where an interrupted run was")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not value > 0.0:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
-    return value
 
 
 # --------------------------------------------------------------------------------------------------------- one frame
@@ -221,11 +213,9 @@ def run(args: argparse.Namespace) -> int:
 
     recipe = label_calculators.parse(args.calculator)
     images = list(frames.read_atoms(args.frames))
-    with open(args.frames, "rb") as file:
-        digest = hashlib.sha256(file.read()).hexdigest()
     labeller = Labeller(recipe, os.path.basename(args.frames), not args.no_stress, args.largest_force)
-    described = {"frames": digest, "calculator": labeller.marks["label_calculator"], "stress": str(not args.no_stress),
-                 "largest force": str(args.largest_force)}
+    described = {"frames": file_hash(args.frames), "calculator": labeller.marks["label_calculator"],
+                 "stress": str(not args.no_stress), "largest force": str(args.largest_force)}
     output = Output(args.output, described, args.resume)
     try:
         todo = [(number, atoms) for number, atoms in enumerate(images) if number not in output.done]
@@ -253,17 +243,7 @@ def run(args: argparse.Namespace) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     args = make_parser().parse_args(arguments)
-    try:
-        return run(args)
-    except UsageError as error:
-        print(f"mlff-label: {error}", file=sys.stderr)
-        return 2
-    except (MlffError, OSError) as error:
-        print(f"mlff-label: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("mlff-label: interrupted; --resume goes on", file=sys.stderr)
-        return 130
+    return run_safely("mlff-label", lambda: run(args), "interrupted; --resume goes on")
 
 
 if __name__ == "__main__":

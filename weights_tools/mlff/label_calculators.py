@@ -11,7 +11,6 @@ A name is one of
 from __future__ import annotations
 
 import ast
-import hashlib
 import importlib
 import importlib.metadata
 import os
@@ -19,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Callable
 
 from .errors import MlffError, UsageError, require
+from .files import file_hash
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,8 @@ def make(recipe: Recipe):
 def describe(recipe: Recipe) -> str:
     """What is kept with each frame: name and options, version of the package or hash of the model file."""
     if recipe.name.endswith(".safetensors"):
-        with open(recipe.name, "rb") as file:
-            digest = hashlib.sha256(file.read()).hexdigest()[:16]
-        return f"mlff {Recipe(os.path.basename(recipe.name), recipe.options)} (sha256 {digest})"
+        name = Recipe(os.path.basename(recipe.name), recipe.options)
+        return f"mlff {name} (sha256 {file_hash(recipe.name)})"
     module = str(getattr(_maker(recipe.name), "__module__", "")).partition(".")[0]
     try:
         return f"{recipe} ({module} {importlib.metadata.version(module)})"

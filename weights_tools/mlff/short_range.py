@@ -90,8 +90,10 @@ def read_distances(paths: Iterable[str], elements: Sequence[str], cutoff: float)
     def edges():
         from ase.neighborlist import neighbor_list
 
+        from .frames import read_atoms
+
         for path in paths:
-            for number, atoms in enumerate(_images(path)):
+            for number, atoms in enumerate(read_atoms(path)):
                 symbols = atoms.get_chemical_symbols()
                 unknown = sorted(set(symbols) - set(elements))
                 if unknown:
@@ -104,31 +106,18 @@ def read_distances(paths: Iterable[str], elements: Sequence[str], cutoff: float)
     return shortest_distances(edges(), elements)
 
 
-def _images(path: str):
-    import ase.io
+def distances_of_frames(frames: Iterable, elements: Sequence[str]) -> dict[Pair, float]:
+    """Shortest distances in frames of a training (train_data.Frame), which know their neighbours."""
+    return shortest_distances(((f.symbols, f.i, f.j, np.linalg.norm(f.r, axis=1)) for f in frames), elements)
 
-    if not os.path.isfile(path):
-        raise MlffError(f"{path}: no such file")
-    bare = path
-    for suffix in (".xz", ".gz", ".bz2"):
-        bare = bare.removesuffix(suffix)
-    number = -1
-    images = ase.io.iread(path, index=":", format="extxyz" if bare.endswith((".xyz", ".extxyz")) else None)
-    while True:
-        try:
-            atoms = next(images)
-        except StopIteration:
-            break
-        except Exception as error:  # ASE's readers raise whatever their parsing trips over
-            raise MlffError(f"{path}: cannot be read after frame {number}: {type(error).__name__}: {error}") from None
-        number += 1
-        yield atoms
-    if number < 0:
-        raise MlffError(f"{path}: no frames")
+
+def format_distances(distances: dict[Pair, float]) -> str:
+    """'Si-Si 1.829 Si-O 1.550', which parse_distances reads; angstrom."""
+    return " ".join(f"{a}-{b} {d:.3f}" for (a, b), d in distances.items())
 
 
 def parse_distances(text: str, elements: Sequence[str], name: str) -> dict[Pair, float]:
-    """From 'Si-Si 1.829 Si-O 1.550', as mlff-train writes info.shortest_distances; angstrom.
+    """From 'Si-Si 1.829 Si-O 1.550', as format_distances gives it, in angstrom; mlff-train's info.shortest_distances.
 
     Raises MlffError, beginning with `name`, where the text is something else.
     """
@@ -175,13 +164,12 @@ def from_distances(
     return ShortRange(inner, outer)
 
 
-def of_training(frames: Iterable, file, start: str | os.PathLike | None = None) -> ShortRange:
-    """The term for a model that was trained on these frames (train_data.Frame); start: the model file that it began with.
+def of_training(distances: dict[Pair, float], file, start: str | os.PathLike | None = None) -> ShortRange:
+    """The term for a model whose training frames have these distances; start: the model file that it began with.
 
     file: the ModelFile, of which elements and cutoff are read.
     """
     from .model_file import ModelFile
 
-    edges = ((f.symbols, f.i, f.j, np.linalg.norm(f.r, axis=1)) for f in frames)
     earlier = ModelFile.read(start).short_range if start else None
-    return from_distances(shortest_distances(edges, file.elements), file.elements, file.cutoff, earlier=earlier)
+    return from_distances(distances, file.elements, file.cutoff, earlier=earlier)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import itertools
 
 import numpy as np
 import torch
@@ -138,19 +137,6 @@ def force_rms(frames: list[Frame]) -> float:
     forces = forces[np.isfinite(forces)]
     rms = float(np.sqrt((forces**2).mean())) if len(forces) else 0.0
     return rms if rms > 0.0 else 1.0
-
-
-def shortest_distances(frames: list[Frame], elements: list[str]) -> str:
-    """'Si-Si 2.01 Si-O 1.55': what the model has seen, angstrom; pairs that never met within the cutoff are absent."""
-    shortest: dict[tuple[str, str], float] = {}
-    for f in frames:
-        symbols = np.array(f.symbols)
-        d = np.linalg.norm(f.r, axis=1)
-        for a, b in itertools.combinations_with_replacement(elements, 2):
-            met = (symbols[f.i] == a) & (symbols[f.j] == b)
-            if met.any():
-                shortest[a, b] = min(shortest.get((a, b), np.inf), float(d[met].min()))
-    return " ".join(f"{a}-{b} {d:.3f}" for (a, b), d in shortest.items())
 
 
 class GraphSet:

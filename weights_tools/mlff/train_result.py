@@ -2,20 +2,11 @@
 """What a training leaves: the model file with its metadata, and the picture beside it."""
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 
 from . import __version__
-
-
-def file_hash(path) -> str:
-    """The first 16 hexadecimal digits of a file's SHA-256."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()[:16]
+from .files import file_hash
 
 
 def write(args, trainer, sets: dict, frames: dict) -> None:
@@ -23,20 +14,20 @@ def write(args, trainer, sets: dict, frames: dict) -> None:
 
     sets: GraphSet or None by the names training, validation, test; frames: the same as lists of Frame.
     """
-    from . import train_fit, train_pictures
-    from .short_range import of_training
+    from . import short_range, train_fit, train_pictures
     from .train_check import check_written_file
     from .train_model import to_model_file
 
     model, best = trainer.averaged, trainer.best
     model.load_state_dict(best["state"])
-    info = describe(args, trainer, frames)
+    distances = short_range.distances_of_frames(frames["training"], model.elements)
+    info = describe(args, trainer, frames, short_range.format_distances(distances))
     for name, data in sets.items():
         if data:
             info[f"errors_{name}"] = train_fit.describe(train_fit.errors(model, data, trainer.o))
             print(f"{name:10s} {info[f'errors_{name}']}")
     file = to_model_file(model, best["state"], provenance(args, frames["training"]), args.licence, info)
-    file.short_range = of_training(frames["training"], file, args.start)
+    file.short_range = short_range.of_training(distances, file, args.start)
     file.write(args.output)
     print(f"{args.output}: written; {check_written_file(args.output, frames['training'])}")
     if not args.no_picture:
@@ -46,11 +37,14 @@ def write(args, trainer, sets: dict, frames: dict) -> None:
         print(f"{picture}: learning curves, predicted against reference")
 
 
-def describe(args, trainer, frames: dict) -> dict[str, str]:
-    """The info.* keys of the metadata but for the errors: data, split, options, what the model has seen."""
+def describe(args, trainer, frames: dict, distances: str) -> dict[str, str]:
+    """The info.* keys of the metadata but for the errors: data, split, options, what the model has seen.
+
+    distances: the shortest of the training frames, as short_range.format_distances gives them.
+    """
     import torch
 
-    from .train_data import ranges, shortest_distances
+    from .train_data import ranges
 
     told = {k: v for k, v in vars(trainer.o).items() if k not in ("epochs", "seed", "graph", "compile")}
     options = " ".join(f"{k}={v}" for k, v in told.items())
@@ -63,7 +57,7 @@ def describe(args, trainer, frames: dict) -> dict[str, str]:
         "split": _split(args),
         "training": f"epoch {trainer.best['epoch']} of {args.epochs}, seed {args.seed}, options {options}",
         "time": f"{trainer.seconds / 60:.1f} minutes, {device}",
-        "shortest_distances": shortest_distances(frames["training"], trainer.model.elements) or "none",
+        "shortest_distances": distances or "none",
     }
     # numbers of frames in the file of --frames, from 0, so that held-out errors can be measured again
     own = {"validation": frames["validation"], "test": frames["test"]}

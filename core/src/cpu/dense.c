@@ -2,10 +2,10 @@
 /*
  * Dense layers, Y = X M + b, with a register tile of our own.
  *
- * Why not BLAS: rows come in blocks of 64 and matrices are at most 256 x 768, so a library's packing costs as much as the
- * product, its threads would change the order of sums, and the OpenBLAS 0.3.21 of Debian 12 does not know recent CPUs: on a
- * Xeon of 2023 (family 6, model 207) it takes its SSE3 kernels, 24 to 30 GFLOP/s for [64 x 128][128 x 384] in single on one
- * core, where this tile makes 160 (2026-11).
+ * Why not BLAS: rows come in blocks of 64 and matrices are at most 256 x 768, so a library's packing costs as much as
+ * the product, its threads would change the order of sums, and the OpenBLAS 0.3.21 of Debian 12 does not know recent
+ * CPUs: on a Xeon of 2023 (family 6, model 207) it takes its SSE3 kernels, 24 to 30 GFLOP/s for [64 x 128][128 x 384]
+ * in single on one core, where this tile makes 160 (2026-11).
  */
 #include "variant.h"
 

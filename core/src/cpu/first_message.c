@@ -3,7 +3,7 @@
  * Embedding and first message. Before it v = 0 and s_j is the embedding of j's element Z, so that
  *   s_i = emb(Z_i) + sum_Z sum_k A_i[Z][k] first_s[Z][k]        A_i[Z][k] = sum over neighbours of element Z of phi_k
  *   v_i =            sum_Z sum_k B_i[Z][k] (x) first_R[Z][k]    B_i[Z][k] = sum of phi_k u
- * with first_s = Wf_s x_s(Z), first_R = Wf_R x_R(Z) made once (weights.c). Nothing is gathered, and no other rank is asked.
+ * with first_s = Wf_s x_s(Z), first_R = Wf_R x_R(Z) made once (weights.c). Nothing is gathered, no other rank is asked.
  *
  * Reverse: A_adj = first_s . s_adj, B_adj = first_R . v_adj, then for each edge of row i with a neighbour of element Z
  *   d_adj += sum_k dphi_k (A_adj[Z][k] + B_adj[Z][k] . u),   u_adj += sum_k phi_k B_adj[Z][k]

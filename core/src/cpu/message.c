@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Message of interactions l >= 1. Row i gathers from its neighbours j, with W = sum_k filter[k] phi_k(d) = (W_s, W_R, W_v):
+ * Message of interactions l >= 1. Row i gathers from its neighbours j; W = sum_k filter[k] phi_k(d) = (W_s, W_R, W_v):
  *   s_i += sum_j W_s x_s(j)
  *   v_i += sum_j W_R x_R(j) u + W_v y(j)                              y = x_v v, made once an atom (context.c)
  *
@@ -13,8 +13,8 @@
  *   u_adj     -= sum_f W_R x_R v_adj(i)
  * No two rows write to the same place; each row's sums have the order of its edges.
  *
- * The filter is the cost: 3F (K+1) multiply-adds an edge forward and twice that in reverse. It is made in registers, for a
- * vector of features and a few edges at a time, and used at once.
+ * The filter is the cost: 3F (K+1) multiply-adds an edge forward and twice that in reverse. It is made in registers,
+ * for a vector of features and a few edges at a time, and used at once.
  */
 #include "variant.h"
 

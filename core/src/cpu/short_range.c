@@ -3,8 +3,8 @@
  * Short-range repulsion (short_range.h), half of each directed edge to its row, in double:
  *   e_i += sum over i's edges of 1/2 V S,   d_adj += 1/2 (V' S + V S')
  * and the edges that are closer than the training frames ever were. A row's sum is made by one thread, in the order of
- * its edges; counting and the search for the first row do not depend on an order. That the network sees these edges at a
- * distance g(d) is in radial.c.
+ * its edges; counting and the search for the first row do not depend on an order. That the network sees these edges at
+ * a distance g(d) is in radial.c.
  */
 #include "variant.h"
 

@@ -15,8 +15,8 @@ static size_t scratch_reals(const cpu_state *s)
 
 enum { LAYER_ROWS = 8, MAX_ROWS = MLFF_MAX_INTERACTIONS * LAYER_ROWS + 16 };
 
-/* The table of all tensors with a row an atom. A layer's tensors that only the reverse reads are kept all the same: they
- * are what the forward pass computes. */
+/* The table of all tensors with a row an atom. A layer's tensors that only the reverse reads are kept all the same:
+ * they are what the forward pass computes. */
 static int tensor_table(cpu_state *s, tensor_row table[MAX_ROWS])
 {
     const size_t F = (size_t)s->w.F, N = (size_t)s->N, R = (size_t)s->R, reverse = s->with_reverse ? 1 : 0;

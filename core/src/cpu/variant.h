@@ -2,13 +2,13 @@
 #ifndef MLFF_CPU_VARIANT_H
 #define MLFF_CPU_VARIANT_H
 /*
- * The CPU backend is compiled once for each real type (double, single) and instruction set (base, avx2, avx512) from the
- * same source. This header gives a variant its real type, its vector type and its names.
+ * The CPU backend is compiled once for each real type (double, single) and instruction set (base, avx2, avx512) from
+ * the same source. This header gives a variant its real type, its vector type and its names.
  *
- * Legend   N owned rows, R all rows, E edges (within the cutoff, padded), F features, K radial functions, L interactions,
- *          H readout features. F and H are padded to a multiple of FEATURE_PAD with zero weights, which is exact.
- * Threads  loops over rows or blocks of ROW_BLOCK rows. A row's sums are made by one thread in a fixed order, and blocks
- *          do not depend on the number of threads: the same bits for every thread count.
+ * Legend   N owned rows, R all rows, E edges (within the cutoff, padded), F features, K radial functions, L
+ *          interactions, H readout features. F and H are padded to multiples of FEATURE_PAD by zero weights: exact.
+ * Threads  loops over rows or blocks of ROW_BLOCK rows. A row's sums are made by one thread in a fixed order, and
+ *          blocks do not depend on the number of threads: the same bits for every thread count.
  */
 #include "../backend.h"
 #include "../status.h"
@@ -193,7 +193,7 @@ typedef struct cpu_state {
 mlff_status cpu_weights_create(cpu_weights *w, const mlff_model *model, mlff_error *error);
 void cpu_weights_free(cpu_weights *w);
 
-/* Y[r][0..n_out) (+)= X[r][0..n_in) M + b for `rows` rows, strides in reals. The bias is added only without accumulate. */
+/* Y[r][0..n_out) (+)= X[r][0..n_in) M + b for `rows` rows, strides in reals; b only without accumulate. */
 void dense_rows(const matrix *m, const real *X, size_t x_stride, real *Y, size_t y_stride, int64_t rows,
                 int accumulate);
 

@@ -32,24 +32,16 @@ def add_parser(subparsers) -> None:
     )
     parser.add_argument("--structure", metavar="FILE", help="replicate the first frame of this file instead")
     parser.add_argument(
-        "--seconds", type=_positive, default=2.0, metavar="S", help="spend about so long on a size; default: 2"
+        "--seconds",
+        type=options.number("a number of seconds above 0 and below 1e6", lambda x: 0.0 < x < 1e6),
+        default=2.0,
+        metavar="S",
+        help="spend about so long on a size; default: 2",
     )
     options.add_precision(parser)
     options.add_device_and_threads(parser)
     options.add_json(parser)
     parser.set_defaults(run=run)
-
-
-def _positive(text: str) -> float:
-    import argparse
-
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0.0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds above 0")
-    return value
 
 
 def run(arguments) -> int:

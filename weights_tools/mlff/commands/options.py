@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from typing import Callable, Iterable
 
@@ -45,6 +46,21 @@ def positive_integer(text: str) -> int:
 def positive_integers(text: str) -> list[int]:
     """'100,1000' to a list."""
     return [positive_integer(word) for word in text.split(",")]
+
+
+def number(expected: str, accepts: Callable[[float], bool]) -> Callable[[str], float]:
+    """A type of argparse's: numbers that `accepts` takes; of any other text it says that it is not `expected`."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if math.isnan(value) or not accepts(value):
+            raise argparse.ArgumentTypeError(f"'{text}' is not {expected}")
+        return value
+
+    return parse
 
 
 def progress(items: Iterable, **settings) -> Iterable:

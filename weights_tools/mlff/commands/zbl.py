@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 
 from . import options
@@ -30,28 +29,21 @@ def add_parser(subparsers) -> None:
     source.add_argument("--remove", action="store_true", help="write the model without a short range")
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="model file to write; may be MODEL")
     parser.add_argument(
-        "--width", type=_width, default=None, metavar="A",
+        "--width", type=options.number("a number of 0.01 to 100 (angstrom)", lambda x: 0.01 <= x <= 100.0),
+        default=None, metavar="A",
         help="from the shortest distance in to where the repulsion is there in full; default: 0.25",
     )
     options.add_json(parser)
     parser.set_defaults(run=run)
 
 
-def _width(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0.01 <= value <= 100.0:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of 0.01 to 100 (angstrom)")
-    return value
-
-
 def run(arguments) -> int:
     from .. import short_range
-    from ..errors import MlffError
+    from ..errors import MlffError, require
     from ..model_file import ModelFile
 
+    if not arguments.remove:
+        require("ase", "mlff zbl", "ase")  # its readers, its covalent radii
     model = ModelFile.read(arguments.model)
     distances = {}
     if arguments.remove:

@@ -9,6 +9,7 @@ import sys
 
 from .. import __version__
 from ..cli import run_safely
+from ..commands import options
 from ..errors import MlffError, UsageError
 from . import dtu, nff, schnetpack
 from .source import ENERGY_UNITS, Conversion, parse_elements
@@ -61,7 +62,10 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _add_cutoff(source: argparse.ArgumentParser) -> None:
     source.add_argument(
-        "--cutoff", type=_length, metavar="R", help="cutoff radius in angstrom, if the file does not say it"
+        "--cutoff",
+        type=options.number("a length above 0 and below 1e6 (angstrom)", lambda x: 0.0 < x < 1e6),
+        metavar="R",
+        help="cutoff radius in angstrom, if the file does not say it",
     )
 
 
@@ -83,16 +87,6 @@ def _add_source(subparsers, name: str, convert, help_text: str, description: str
     parser.add_argument("--provenance", metavar="TEXT", help="where the weights come from; default: the file's name")
     parser.set_defaults(convert=convert, source=name)
     return parser
-
-
-def _length(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0.0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a length above 0")
-    return value
 
 
 def run(arguments) -> int:
@@ -144,13 +138,7 @@ def report(path: str, conversion: Conversion) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     arguments = make_parser().parse_args(argv)
-
-    def action() -> int:
-        status = run(arguments)
-        sys.stdout.flush()
-        return status
-
-    return run_safely("mlff-convert", action)
+    return run_safely("mlff-convert", lambda: run(arguments))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +45,7 @@ VOCABULARY = archive.Vocabulary(
 )
 
 _EMBEDDING = "embed_block.atom_embed.weight"
+_READOUT = re.compile(r"readout_blocks\.(\d+)\.readoutdict\.([^.]+)\.")  # its layer, its output
 _EPSILON = 3e-15
 _ACTIVATIONS = ("Swish", "SiLU", "swish")
 
@@ -319,7 +321,11 @@ def _constant_n(content: object, number: int) -> np.ndarray | None:
 
 
 def _readout(state: StateDictionary, tensors: dict, conversion: Conversion) -> None:
-    """The energy's readout; those of other outputs are left out with a note."""
+    """The energy's readout; those of other outputs are left out with a note.
+
+    Where another output sums a readout of every layer, all layers have one for the energy too, of which nff then uses
+    the first alone.
+    """
     start = "readout_blocks.0.readoutdict."
     keys = sorted({key[len(start) :].split(".")[0] for key in state.entries if key.startswith(start)})
     if conversion.energy_key not in keys:
@@ -332,7 +338,8 @@ def _readout(state: StateDictionary, tensors: dict, conversion: Conversion) -> N
         raise conversion.fail(f"'{conversion.energy_key}' has {n_values} values, expected 1")
     others = [key for key in keys if key != conversion.energy_key]
     for key in state.entries:
-        if key.startswith("readout_blocks.") and key not in state.taken:
+        place = _READOUT.match(key)
+        if place and place.groups() != ("0", conversion.energy_key):
             state.taken.add(key)
     if others:
         conversion.notes.append(f"outputs that are not the energy are left out: {', '.join(others)}")
