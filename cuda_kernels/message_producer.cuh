@@ -19,8 +19,15 @@ struct coming_pass {
     int list;                 /* which of the lists of seats is the cluster's */
 };
 
-/* Seats whose slice is brought by a copy of each lane for each plane. */
+/* Seats whose slice is brought by a copy of each lane for each plane; where in the list a seat stands, so that a lane reads
+ * those of four such groups at once. */
 template <typename T> constexpr int TOGETHER = 32 * 16 / (COLUMNS * sizeof(T));
+
+template <typename T> __device__ inline int place_in_list(int seat)
+{
+    constexpr int GROUP = 4 * TOGETHER<T>;
+    return seat / GROUP * GROUP + seat % TOGETHER<T> * 4 + seat / TOGETHER<T> % 4;
+}
 
 /* The list of a cluster's seats: where the row on a seat begins, in pieces of 16 bytes. Seats that stay empty get the first
  * row: copying it costs less than asking. Returns how many are to be filled, negative where some edges have none. */
@@ -28,7 +35,7 @@ template <typename T, typename Shared>
 __device__ inline int stage_list(const matrix_arguments &a, int cluster, uint32_t *seats)
 {
     constexpr int QUADS = (Shared::SEATS / 4 + 31) / 32;
-    static_assert(Shared::SEATS % TOGETHER<T> == 0, "the list is in whole groups");
+    static_assert(Shared::SEATS % (4 * TOGETHER<T>) == 0, "the list is in whole groups");
     const uint32_t row_pieces = Shared::PLANES * a.F * sizeof(T) / 16;
     const int4 *from = (const int4 *)(a.clusters.rows + (size_t)cluster * a.clusters.seats);
     const int taken = a.clusters.taken[cluster], filled = abs(taken);
@@ -40,10 +47,10 @@ __device__ inline int stage_list(const matrix_arguments &a, int cluster, uint32_
     }
 #pragma unroll
     for (int k = 0; k < QUADS; k++) {
-        const int q = 32 * k + threadIdx.x % 32;
+        const int q = 32 * k + threadIdx.x % 32, row[4] = {rows[k].x, rows[k].y, rows[k].z, rows[k].w};
         if (4 * q >= Shared::SEATS) break;
-        *(uint4 *)(seats + 4 * q) = make_uint4(max(rows[k].x, 0) * row_pieces, max(rows[k].y, 0) * row_pieces,
-                                               max(rows[k].z, 0) * row_pieces, max(rows[k].w, 0) * row_pieces);
+#pragma unroll
+        for (int c = 0; c < 4; c++) seats[place_in_list<T>(4 * q + c)] = (uint32_t)max(row[c], 0) * row_pieces;
     }
     return taken;
 }
@@ -114,26 +121,38 @@ __device__ inline coming_pass stage_pass(const matrix_arguments &a, coming_pass 
 }
 
 /* A slice of what sits on the first n seats, and on those that fill their group; from: [rows][F/16][PLANES][16], at the
- * slice of the first row. A seat's slice lies together in memory, so a copy of all lanes brings whole lines: with planes of
- * F columns in its place the copies took four times as long to write (H200), 16 % of what shared memory can do. */
+ * slice of the first row. A seat's slice lies together in memory, so a copy of all lanes brings whole lines; of planes of F
+ * columns it brought 16 pieces, each written for itself: 16 % of what shared memory can do (H200, mixed, reverse). The rows
+ * come four groups at a time: a load before each copy left the rows' warps waiting a quarter of their time. */
 template <typename T, int PLANES>
 __device__ inline void stage_neighbours(char *stage, const T *from, const uint32_t *seats, int n)
 {
-    constexpr int PIECES = PLANES * COLUMNS * sizeof(T) / 16;
+    constexpr int PIECES = PLANES * COLUMNS * sizeof(T) / 16, GROUP = 4 * TOGETHER<T>;
     const uint4 *source[PLANES];
-    const uint32_t *row[PLANES];
+    const uint32_t *list[PLANES];
     char *to[PLANES];
 #pragma unroll
     for (int q = 0; q < PLANES; q++) {
         const int own = 32 * q + threadIdx.x % 32, seat = own / PIECES, piece = own % PIECES;
         source[q] = (const uint4 *)from + piece;
-        row[q] = seats + seat;
+        list[q] = seats + 4 * seat;
         to[q] = stage + inside_seat<PLANES>(seat_begin<T, PLANES>(seat), piece * 16);
     }
-#pragma unroll 2
-    for (int base = 0; base < n; base += TOGETHER<T>)
+    for (int base = 0; base < n; base += GROUP) {
+        uint32_t rows[PLANES][4];
 #pragma unroll
-        for (int q = 0; q < PLANES; q++) copy_16_async(to[q] + base * PIECES * 16, source[q] + row[q][base], true);
+        for (int q = 0; q < PLANES; q++) {
+            const uint4 four = *(const uint4 *)(list[q] + base);
+            rows[q][0] = four.x, rows[q][1] = four.y, rows[q][2] = four.z, rows[q][3] = four.w;
+        }
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            if (base + k * TOGETHER<T> >= n) break;
+#pragma unroll
+            for (int q = 0; q < PLANES; q++)
+                copy_16_async(to[q] + (base + k * TOGETHER<T>)*PIECES * 16, source[q] + rows[q][k], true);
+        }
+    }
 }
 
 /* from: of the slice */
