@@ -80,35 +80,6 @@ __device__ inline uint32_t along_halves(uint32_t ux, uint32_t uy, uint32_t uz, u
     return multiply_add_halves(uz, vz, multiply_add_halves(uy, vy, multiply_halves(ux, vx)));
 }
 
-__device__ inline edge_columns times(const edge_columns &a, const edge_columns &b)
-{
-    edge_columns product;
-#pragma unroll
-    for (int q = 0; q < 4; q++) product.x[q] = multiply_halves(a.x[q], b.x[q]);
-    return product;
-}
-
-__device__ inline edge_columns times_plus(const edge_columns &a, const edge_columns &b, const edge_columns &c)
-{
-    edge_columns sum;
-#pragma unroll
-    for (int q = 0; q < 4; q++) sum.x[q] = multiply_add_halves(a.x[q], b.x[q], c.x[q]);
-    return sum;
-}
-
-/* The row's own columns, the same for all edges. */
-__device__ inline edge_columns of_row(uint2 own)
-{
-    return {{own.x, own.x, own.y, own.y}};
-}
-
-/* Adds the sums over the columns to component `column` of the edges. */
-__device__ inline void add_over_columns(const edge_columns &a, int column, float (&sums)[4])
-{
-    const uint32_t one = threadIdx.x % 32 / 4 == column ? 0x3c003c00u : 0;
-    mma_half(sums, make_uint4(a.x[0], a.x[1], a.x[2], a.x[3]), make_uint2(one, one));
-}
-
 /* Two neighbouring columns of an edge's neighbour where some have no seat; plane of [rows][F/16][4][16]. */
 __device__ inline uint32_t gather_two(const char *stage, const staged_edges &edges, int q, const __half *adj, int F,
                                       int plane, int column, int at)
@@ -149,19 +120,25 @@ __device__ inline void gather_transposed(const matrix_arguments &a, const char *
 template <bool ALL>
 __device__ inline void gather_straight(const matrix_arguments &a, const char *stage, uint32_t lane_stage,
                                        const staged_edges &edges, int tile, int neighbour, const __half *adj,
-                                       int column, edge_columns (&x)[REVERSE_PLANES])
+                                       int column, uint32_t (&x)[REVERSE_PLANES][4])
 {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
 #pragma unroll
     for (int plane = 0; plane < REVERSE_PLANES; plane++) {
         if (ALL)
-            load_straight_swapped(lane_stage + neighbour ^ plane * COLUMNS * (int)sizeof(__half), lane & 16,
-                                  x[plane].x);
+            load_straight_swapped(lane_stage + neighbour ^ plane * COLUMNS * (int)sizeof(__half), lane & 16, x[plane]);
 #pragma unroll
         for (int q = 0; q < 4 && !ALL; q++)
-            x[plane].x[q] =
+            x[plane][q] =
                 gather_two(stage, edges, tile * 16 + q % 2 * 8 + g, adj, a.F, plane, column, q / 2 * 8 + 2 * t);
     }
+}
+
+/* Four products, as a left side. */
+__device__ inline uint4 multiply_four(const uint32_t (&w)[2][2], const uint32_t (&x)[4])
+{
+    return make_uint4(multiply_halves(w[0][0], x[0]), multiply_halves(w[0][1], x[1]), multiply_halves(w[1][0], x[2]),
+                      multiply_halves(w[1][1], x[3]));
 }
 
 /* Adjoints of the row's features: x_adj has planes 2t and 2t + 1 of column g, then of column 8 + g, for planes below five. */
@@ -208,35 +185,44 @@ __device__ inline void add_to_features(const matrix_arguments &a, const char *st
 template <bool ALL>
 __device__ inline void add_to_edges(const matrix_arguments &a, const char *stage, uint32_t lane_stage,
                                     const mixed_weights &weights, const staged_edges &edges,
-                                    const mixed_tile *tiles_of_row, const int (&neighbour)[TILES], const __half *adj,
+                                    const mixed_tile *own_tiles, const int (&neighbour)[TILES], const __half *adj,
                                     int tiles, int column, const uint2 (&own)[5], float (&edge_adj)[TILES][4])
 {
     const int lane = threadIdx.x % 32, g = lane / 4;
+    const uint2 none = make_uint2(0, 0);
     const lane_weights w(weights);
 #pragma unroll
     for (int tile = 0; tile < TILES; tile++) {
         if (tile % 2 == 0 && tile >= tiles) break; /* in pairs: fewer branches */
-        edge_columns x[REVERSE_PLANES], along;
+        uint32_t x[REVERSE_PLANES][4], along[4], W[2][2];
         gather_straight<ALL>(a, stage, lane_stage, edges, tile, neighbour[tile], adj, column, x);
-        const mixed_tile &functions = tiles_of_row[tile];
-        const uint4 phi = functions.phi[lane], dphi = functions.dphi[lane];
-        const uint2 dphi_rest = functions.dphi_rest[lane];
-        const edge_columns W_R = times(
-            filter_straight(w, 1, make_uint4(phi.x, phi.z, phi.y, phi.w), functions.phi_rest[lane]), of_row(own[1]));
+        const mixed_tile &own_tile = own_tiles[tile];
+        const uint4 phi = own_tile.phi[lane];
+        filter_straight(w, 1, make_uint4(phi.x, phi.z, phi.y, phi.w), own_tile.phi_rest[lane], W);
 #pragma unroll
-        for (int c = 0; c < 3; c++) add_over_columns(times(W_R, x[1 + c]), c, edge_adj[tile]);
+        for (int c = 0; c < 3; c++) mma_half(edge_adj[tile], multiply_four(W, x[1 + c]), g == c ? own[1] : none);
 #pragma unroll
         for (int h = 0; h < 2; h++) {
             const uint4 u = *(const uint4 *)&edges.edge[tile * 16 + 8 * h + g];
 #pragma unroll
-            for (int q = h; q < 4; q += 2) along.x[q] = along_halves(u.x, u.y, u.z, x[1].x[q], x[2].x[q], x[3].x[q]);
+            for (int half = 0; half < 2; half++)
+                along[2 * half + h] =
+                    along_halves(u.x, u.y, u.z, x[1][2 * half + h], x[2][2 * half + h], x[3][2 * half + h]);
         }
-        const edge_columns inner =
-            times_plus(x[3], of_row(own[4]), times_plus(x[2], of_row(own[3]), times(x[1], of_row(own[2]))));
-        edge_columns slope = times(filter_straight(w, 0, dphi, dphi_rest), times(x[0], of_row(own[0])));
-        slope = times_plus(filter_straight(w, 1, dphi, dphi_rest), times(along, of_row(own[1])), slope);
-        slope = times_plus(filter_straight(w, 2, dphi, dphi_rest), inner, slope);
-        add_over_columns(slope, 3, edge_adj[tile]);
+        const uint4 dphi = own_tile.dphi[lane];
+        const uint2 dphi_rest = own_tile.dphi_rest[lane];
+#pragma unroll
+        for (int kind = 0; kind < 3; kind++) {
+            filter_straight(w, kind, dphi, dphi_rest, W);
+            if (kind < 2) {
+                mma_half(edge_adj[tile], kind == 0 ? multiply_four(W, x[0]) : multiply_four(W, along),
+                         g == 3 ? own[kind] : none);
+                continue;
+            }
+#pragma unroll
+            for (int c = 0; c < 3; c++)
+                mma_half(edge_adj[tile], multiply_four(W, x[1 + c]), g == 3 ? own[2 + c] : none);
+        }
     }
 }
 

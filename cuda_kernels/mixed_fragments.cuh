@@ -116,22 +116,16 @@ __device__ inline void filter_transposed(const lane_weights &w, int kind, const 
     }
 }
 
-/* W of 16 edges and 16 columns, two columns each: edge g of columns 2t, 2t + 1, edge 8 + g of them, then both of columns
- * 8 + 2t, 9 + 2t. */
-struct edge_columns {
-    uint32_t x[4];
-};
-
-/* main, rest: functions of these edges, as a left side */
-__device__ inline edge_columns filter_straight(const lane_weights &w, int kind, const uint4 &main, const uint2 &rest)
+/* W of columns 0..7 (to[0]) and 8..15 (to[1]) of a tile: columns 2t, 2t + 1 of edges g and 8 + g. main, rest: of these
+ * edges, as a left side */
+__device__ inline void filter_straight(const lane_weights &w, int kind, const uint4 &main, const uint2 &rest,
+                                       uint32_t (&to)[2][2])
 {
     const uint4 m = w.main[kind];
-    uint32_t left[2], right[2];
-    begin_halves(left, rest, w.rest[kind].x);
-    begin_halves(right, rest, w.rest[kind].y);
-    add_halves(left, main, make_uint2(m.x, m.y));
-    add_halves(right, main, make_uint2(m.z, m.w));
-    return {{left[0], left[1], right[0], right[1]}};
+    begin_halves(to[0], rest, w.rest[kind].x);
+    begin_halves(to[1], rest, w.rest[kind].y);
+    add_halves(to[0], main, make_uint2(m.x, m.y));
+    add_halves(to[1], main, make_uint2(m.z, m.w));
 }
 
 } // namespace mlff
