@@ -12,13 +12,13 @@ namespace mlff
 
 typedef uint64_t barrier;
 
-/* Two buffers that are filled and emptied in turn; parity of the phase in which the buffer is filled. */
-struct ring {
+/* Buffers that are filled and emptied in turn; parity of the phase in which the buffer is filled. */
+template <int BUFFERS> struct ring {
     int buffer = 0, parity = 0;
     __device__ void advance()
     {
-        buffer ^= 1;
-        parity ^= buffer ^ 1;
+        if (++buffer < BUFFERS) return;
+        buffer = 0, parity ^= 1;
     }
 };
 

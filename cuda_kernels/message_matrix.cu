@@ -26,20 +26,22 @@ namespace mlff
 
 constexpr int MIN_ROWS = 1024; /* fewer do not fill the machine with clusters */
 
-/* Rows of a cluster, producers, seats: registers are given to warps by fours, 168 each to 12 and 255 to 8. */
-template <typename T> struct forward_shared : message_shared<T, 10, 2, 256, FORWARD_PLANES> {
+/* Rows of a cluster, producers, buffers, seats: registers are given to warps by fours, 168 each to 12 and 255 to 8. */
+template <typename T> struct forward_shared : message_shared<T, 10, 2, 2, 256, FORWARD_PLANES> {
 };
-template <> struct forward_shared<__half> : message_shared<__half, 14, 2, 320, FORWARD_PLANES> {
+template <> struct forward_shared<__half> : message_shared<__half, 14, 2, 3, 320, FORWARD_PLANES> {
 };
 
-template <typename T> struct reverse_shared : message_shared<T, 7, 1, 224, REVERSE_PLANES> {
+template <typename T> struct reverse_shared : message_shared<T, 7, 1, 2, 224, REVERSE_PLANES> {
     uint4 fragments[7][TILES][2][STORED<T>][32]; /* of phi and dphi/dd */
 };
-template <> struct reverse_shared<__half> : message_shared<__half, 11, 1, 256, REVERSE_PLANES> {
+template <> struct reverse_shared<__half> : message_shared<__half, 11, 1, 3, 256, REVERSE_PLANES> {
     mixed_tile tiles[11][TILES];
 };
 
-static_assert(sizeof(forward_shared<float>) <= 227 << 10 && sizeof(reverse_shared<float>) <= 227 << 10, "it fits");
+template <typename T>
+constexpr bool shared_fits = sizeof(forward_shared<T>) <= 227 << 10 && sizeof(reverse_shared<T>) <= 227 << 10;
+static_assert(shared_fits<float> && shared_fits<__half>, "a block has 227 KiB");
 
 template <typename Shared> constexpr int THREADS = (Shared::ROWS + Shared::PRODUCERS) * 32;
 

@@ -7,8 +7,8 @@
  *
  * Features  as forward: filters transposed, times the neighbours' adjoints; the right side of the sums over the edges
  *           has a column of ones for each of x_s, x_R, x_v (3).
- * Edges     filters as they are, [16 edges x 16 columns], times the neighbours' adjoints and the row's own features; the
- *           right side of the sums over the columns [16 x 4] is ones, in the column of u_x, u_y, u_z or d. Sums of all
+ * Edges     filters as they are, [16 edges x 16 columns], times the neighbours' adjoints; the right side of the sums
+ *           over the columns [16 x 4] is the row's own features, in the column of u_x, u_y, u_z or d. Sums of all
  *           slices stay in registers: a lane with t < 2 has components 2t and 2t + 1 of edges g and 8 + g of each tile.
  */
 #include "message_mixed.cuh"
@@ -226,23 +226,26 @@ __device__ inline void add_to_edges(const matrix_arguments &a, const char *stage
     }
 }
 
-/* As add_feature_adjoints of message_reverse.cuh. */
+/* As add_feature_adjoints of message_reverse.cuh. features, sums: of the lane's first plane, column g of the slice. */
 __device__ inline void add_mixed_features(float scale, bool again, bool more, const float (&x_adj)[4], __half *features,
                                           float *sums)
 {
-    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-    features += 2 * t * COLUMNS + g, sums += 2 * t * COLUMNS + g;
+    const int t = threadIdx.x % 4; /* lanes with t = 2 have one plane, those with t = 3 none */
+    float sum[2][2];
 #pragma unroll
-    for (int q = 0; q < 4; q++) {
-        const int at = q % 2 * COLUMNS + q / 2 * 8;
-        if (2 * t + q % 2 >= 5) continue;
-        float sum = x_adj[q] * scale;
-        if (again) sum += sums[at];
-        if (more)
-            sums[at] = sum;
-        else
-            features[at] = __float2half_rn(sum);
+    for (int q = 0; q < 4; q++) sum[q % 2][q / 2] = x_adj[q] * scale;
+    if (again || more) {
+#pragma unroll
+        for (int q = 0; q < 4; q++) {
+            const int at = q % 2 * COLUMNS + q / 2 * 8;
+            if (2 * t + q % 2 >= 5) continue;
+            if (again) sum[q % 2][q / 2] += sums[at];
+            if (more) sums[at] = sum[q % 2][q / 2];
+        }
+        if (more) return;
     }
+    if (t < 3) features[0] = __float2half_rn(sum[0][0]), features[8] = __float2half_rn(sum[0][1]);
+    if (t < 2) features[COLUMNS] = __float2half_rn(sum[1][0]), features[COLUMNS + 8] = __float2half_rn(sum[1][1]);
 }
 
 /* Adds the adjoints (u, d) of a pass's edges; the sums have those of - u. */
@@ -273,7 +276,8 @@ __device__ inline void reverse_rows(const matrix_arguments &a, __half *features,
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, t = lane % 4, slices = a.F / COLUMNS;
     mixed_tile *tiles_of_row = shared.tiles[warp];
     float *sums = a.sums + ((size_t)blockIdx.x * ROWS + warp) * 5 * a.F;
-    ring slice_ring, pass_ring;
+    ring<Shared::BUFFERS> slice_ring;
+    ring<2> pass_ring;
     for (;; pass_ring.advance()) {
         staged_pass<ROWS> &pass = shared.pass[pass_ring.buffer];
         barrier_wait(&shared.pass_full[pass_ring.buffer], pass_ring.parity);
@@ -289,7 +293,8 @@ __device__ inline void reverse_rows(const matrix_arguments &a, __half *features,
         int neighbour[TILES];
 #pragma unroll
         for (int tile = 0; tile < TILES; tile++) neighbour[tile] = edges.neighbour[tile * 16 + lane % 16];
-        const size_t own_at = kept((size_t)row * 5 * a.F);
+        const int lane_place = 2 * t * COLUMNS + lane / 4; /* of the adjoints that the lane is left with */
+        const size_t own_at = kept((size_t)row * 5 * a.F), lane_at = own_at + lane_place;
         float to_edges[TILES][4] = {};
         for (int slice = 0; slice < slices; slice++, slice_ring.advance()) {
             const int column = slice * COLUMNS;
@@ -319,7 +324,8 @@ __device__ inline void reverse_rows(const matrix_arguments &a, __half *features,
             }
             barrier_arrive(&shared.stage_empty[slice_ring.buffer]);
             if (row < a.N)
-                add_mixed_features(a.scale, begin > 0, more, x_adj, features + own_at + 5 * column, sums + 5 * column);
+                add_mixed_features(a.scale, begin > 0, more, x_adj, features + lane_at + 5 * column,
+                                   sums + lane_place + 5 * column);
         }
         if (left > 0)
             add_mixed_edges(edge_adj + pass.first[warp], edges, left, a.scale / adjoint_scale<__half>, to_edges);

@@ -84,7 +84,7 @@ __device__ inline void stage_edges(const matrix_arguments &a, int begin, staged_
 /* What follows `now`: its cluster's next pass, or another cluster's first. Fills the pass's buffer; the list of its seats
  * goes beside that of `now`, which is still in use. */
 template <typename T, typename Shared>
-__device__ inline coming_pass stage_pass(const matrix_arguments &a, coming_pass now, ring at, Shared &shared)
+__device__ inline coming_pass stage_pass(const matrix_arguments &a, coming_pass now, ring<2> at, Shared &shared)
 {
     constexpr int ROWS = Shared::ROWS;
     const int lane = threadIdx.x % 32;
@@ -162,13 +162,15 @@ template <int COUNT> __device__ inline void stage_weights(uint2 *weights, const 
     for (int q = 2 * (threadIdx.x % 32); q < COUNT; q += 64) copy_16_async(weights + q, from + q, true);
 }
 
-/* A producer's warp. The first prepares the passes; two share the slices, a buffer each. from [rows][F/16][PLANES][16] */
+/* A producer's warp. The first prepares the passes; two take the slices in turn. from [rows][F/16][PLANES][16] */
 template <typename T, typename Shared>
 __device__ inline void produce(const matrix_arguments &a, const T *from, Shared &shared)
 {
     /* a pass's buffer is free by the time its neighbour's first slices have been worked on */
     const int own = threadIdx.x / 32 - Shared::ROWS, slices = a.F / COLUMNS, ahead = min(2, slices - 1);
-    ring slice_ring, pass_ring;
+    int turn = 0;
+    ring<Shared::BUFFERS> slice_ring;
+    ring<2> pass_ring;
     coming_pass now = {(int)blockIdx.x - (int)gridDim.x, 0, 0, 0, 1}, next = now;
     if (own == 0) {
         now = stage_pass<T>(a, now, pass_ring, shared);
@@ -181,9 +183,9 @@ __device__ inline void produce(const matrix_arguments &a, const T *from, Shared 
             now = {pass.cluster < 0 ? a.n_clusters : pass.cluster, 0, 0, pass.seats, pass.list};
         }
         if (now.cluster >= a.n_clusters) break;
-        for (int slice = 0; slice < slices; slice++, slice_ring.advance()) {
+        for (int slice = 0; slice < slices; slice++, turn ^= 1, slice_ring.advance()) {
             const int b = slice_ring.buffer;
-            if (Shared::PRODUCERS == 1 || b == own) {
+            if (Shared::PRODUCERS == 1 || turn == own) {
                 barrier_wait(&shared.stage_empty[b], slice_ring.parity ^ 1);
                 stage_neighbours<T, Shared::PLANES>(shared.stage[b], from + slice * Shared::PLANES * COLUMNS,
                                                     shared.seats[now.list], now.seats);

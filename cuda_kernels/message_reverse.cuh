@@ -152,7 +152,8 @@ __device__ inline void reverse_rows(const matrix_arguments &a, float *features, 
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, slices = a.F / COLUMNS;
     uint4(*fragments)[2][STORED<float>][32] = shared.fragments[warp];
     float *sums = a.sums + ((size_t)blockIdx.x * ROWS + warp) * 5 * a.F;
-    ring slice_ring, pass_ring;
+    ring<Shared::BUFFERS> slice_ring;
+    ring<2> pass_ring;
     for (;; pass_ring.advance()) {
         staged_pass<ROWS> &pass = shared.pass[pass_ring.buffer];
         barrier_wait(&shared.pass_full[pass_ring.buffer], pass_ring.parity);

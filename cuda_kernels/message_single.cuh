@@ -104,7 +104,8 @@ __device__ inline void forward_rows(const matrix_arguments &a, const float *__re
                                     const float *__restrict__ v_in, float *s, float *v_out, Shared &shared)
 {
     const int warp = threadIdx.x / 32, slices = a.F / COLUMNS;
-    ring slice_ring, pass_ring;
+    ring<Shared::BUFFERS> slice_ring;
+    ring<2> pass_ring;
     for (;; pass_ring.advance()) {
         staged_pass<Shared::ROWS> &pass = shared.pass[pass_ring.buffer];
         barrier_wait(&shared.pass_full[pass_ring.buffer], pass_ring.parity);

@@ -4,7 +4,7 @@
 /*
  * What a block of the messages through the matrix units has in shared memory (message_matrix.cu). It works on a cluster
  * of consecutive rows (clusters.cu), a warp a row, 16 columns at a time; one or two more warps bring the data
- * (message_producer.cuh). Slices of columns and passes of edges have two buffers each, filled and emptied in turn.
+ * (message_producer.cuh). Slices of columns have two or three buffers and passes of edges two, filled and emptied in turn.
  */
 #include "barrier.cuh"
 #include "clusters.cuh"
@@ -55,17 +55,17 @@ template <int ROWS> struct staged_pass {
     int all_seated;  /* every edge of the cluster has a seat */
 };
 
-/* PRODUCERS: warps that bring data. */
-template <typename T, int ROWS_, int PRODUCERS_, int SEATS_, int PLANES_> struct message_shared {
-    static constexpr int ROWS = ROWS_, PRODUCERS = PRODUCERS_, SEATS = SEATS_, PLANES = PLANES_;
+/* PRODUCERS: warps that bring data; BUFFERS: of slices. */
+template <typename T, int ROWS_, int PRODUCERS_, int BUFFERS_, int SEATS_, int PLANES_> struct message_shared {
+    static constexpr int ROWS = ROWS_, PRODUCERS = PRODUCERS_, BUFFERS = BUFFERS_, SEATS = SEATS_, PLANES = PLANES_;
     static constexpr int WEIGHTS =
         PLANES_ == 5 ? SLICE_WEIGHTS<T> / (sizeof(T) == sizeof(float) ? 1 : 2) : SLICE_WEIGHTS<T>; /* staged */
-    alignas(256) char stage[2][SEATS_ * PLANES_ * COLUMNS * sizeof(T)];
-    uint2 weights[2][WEIGHTS];
+    alignas(256) char stage[BUFFERS_][SEATS_ * PLANES_ * COLUMNS * sizeof(T)];
+    uint2 weights[BUFFERS_][WEIGHTS];
     alignas(16) uint32_t seats[2][SEATS_]; /* message_producer.cuh */
     staged_pass<ROWS_> pass[2];
     radial_table table;
-    barrier stage_full[2], stage_empty[2], pass_full[2], pass_empty[2];
+    barrier stage_full[BUFFERS_], stage_empty[BUFFERS_], pass_full[2], pass_empty[2];
 };
 
 /* Where a seat begins, in bytes, and byte `at` of it: begin ^ at for four planes, + for five. Of four planes each seat
@@ -87,10 +87,11 @@ template <typename Shared> __device__ inline void prepare_block(const matrix_arg
 {
     load_radial_table(a.radial, shared.table);
     if (threadIdx.x == 0)
-        for (int b = 0; b < 2; b++) {
+        for (int b = 0; b < Shared::BUFFERS; b++) {
             barrier_init(&shared.stage_full[b], 32); /* lanes of the producer */
-            barrier_init(&shared.pass_full[b], 2 * 32);
             barrier_init(&shared.stage_empty[b], 32 * Shared::ROWS);
+            if (b >= 2) continue;
+            barrier_init(&shared.pass_full[b], 2 * 32);
             barrier_init(&shared.pass_empty[b], 32 * (Shared::ROWS + Shared::PRODUCERS - 1));
         }
     __syncthreads();
