@@ -18,8 +18,7 @@
 #include "message_mixed.cuh"
 #include "message_mixed_reverse.cuh"
 #include "message_producer.cuh"
-#include "message_reverse.cuh"
-#include "message_single.cuh"
+#include "message_single_reverse.cuh"
 
 namespace mlff
 {
@@ -33,7 +32,7 @@ template <> struct forward_shared<__half> : message_shared<__half, 14, 2, 3, 320
 };
 
 template <typename T> struct reverse_shared : message_shared<T, 7, 1, 2, 224, REVERSE_PLANES> {
-    uint4 fragments[7][TILES][2][STORED<T>][32]; /* of phi and dphi/dd */
+    stored_fragments fragments[7][TILES][2]; /* of phi and dphi/dd */
 };
 template <> struct reverse_shared<__half> : message_shared<__half, 11, 1, 3, 256, REVERSE_PLANES> {
     mixed_tile tiles[11][TILES];

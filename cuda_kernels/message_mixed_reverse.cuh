@@ -226,7 +226,7 @@ __device__ inline void add_to_edges(const matrix_arguments &a, const char *stage
     }
 }
 
-/* As add_feature_adjoints of message_reverse.cuh. features, sums: of the lane's first plane, column g of the slice. */
+/* As add_feature_adjoints of message_single_reverse.cuh. features, sums: of the lane's first plane, column g of the slice. */
 __device__ inline void add_mixed_features(float scale, bool again, bool more, const float (&x_adj)[4], __half *features,
                                           float *sums)
 {

@@ -11,6 +11,63 @@
 namespace mlff
 {
 
+__device__ inline void to_four(const float4 &v, float (&to)[4])
+{
+    to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
+}
+
+/* The warp's edges, whose distances only it has read, give them for their neighbour. */
+__device__ inline void name_neighbours(staged_edges &edges)
+{
+    __syncwarp();
+#pragma unroll
+    for (int q = threadIdx.x % 32; q < PASS_EDGES; q += 32) edges.edge[q].w = __int_as_float(edges.neighbour[q]);
+    __syncwarp();
+}
+
+/* fragments: of the slice, [3][2][PARTS][32] */
+__device__ inline void load_weights(const uint2 *fragments, int kind, int lane, uint2 (&b)[2][PARTS])
+{
+#pragma unroll
+    for (int half = 0; half < 2; half++)
+#pragma unroll
+        for (int part = 0; part < PARTS; part++)
+            b[half][part] = fragments[((kind * 2 + half) * PARTS + part) * 32 + lane];
+}
+
+/* Sums over the eight rows g of four vectors of the lane's four columns; lane 4g + t is left with columns
+ * 4t + 2(g % 2), + 1 of vector g / 2. */
+__device__ inline float2 sum_over_rows(const float (&x)[4][4], int g)
+{
+    float two[2][4], one[4], out[2];
+    const bool upper = g & 4, odd = g & 2, right = g & 1;
+#pragma unroll
+    for (int v = 0; v < 2; v++)
+#pragma unroll
+        for (int q = 0; q < 4; q++)
+            two[v][q] =
+                (upper ? x[2 + v][q] : x[v][q]) + __shfl_xor_sync(0xffffffffu, upper ? x[v][q] : x[2 + v][q], 16);
+#pragma unroll
+    for (int q = 0; q < 4; q++)
+        one[q] = (odd ? two[1][q] : two[0][q]) + __shfl_xor_sync(0xffffffffu, odd ? two[0][q] : two[1][q], 8);
+#pragma unroll
+    for (int q = 0; q < 2; q++)
+        out[q] = (right ? one[2 + q] : one[q]) + __shfl_xor_sync(0xffffffffu, right ? one[q] : one[2 + q], 4);
+    return make_float2(out[0], out[1]);
+}
+
+/* The same of one vector: every lane is left with column 4t + g / 2. */
+__device__ inline float sum_vector_over_rows(const float (&x)[4], int g)
+{
+    const bool upper = g & 4, odd = g & 2;
+    float two[2];
+#pragma unroll
+    for (int q = 0; q < 2; q++)
+        two[q] = (upper ? x[2 + q] : x[q]) + __shfl_xor_sync(0xffffffffu, upper ? x[q] : x[2 + q], 16);
+    const float one = (odd ? two[1] : two[0]) + __shfl_xor_sync(0xffffffffu, odd ? two[0] : two[1], 8);
+    return one + __shfl_xor_sync(0xffffffffu, one, 4);
+}
+
 /* The lane's four columns of plane p of an edge's neighbour, which is where its seat begins, or -1 - row where it has
  * none. stage: at the lane's columns. ALL: every edge of the cluster has a seat. */
 template <bool ALL>
@@ -18,11 +75,11 @@ __device__ inline void gather(const char *stage, const float *features, int F, i
                               float (&to)[4])
 {
     if (ALL || neighbour >= 0)
-        load_four((const float *)(stage + neighbour + plane * COLUMNS * (int)sizeof(float)), to);
+        to_four(*(const float4 *)(stage + neighbour + plane * COLUMNS * (int)sizeof(float)), to);
     else
-        load_four(features + (size_t)(-1 - neighbour) * FORWARD_PLANES * F + sliced(FORWARD_PLANES, column) +
-                      plane * COLUMNS,
-                  to);
+        to_four(*(const float4 *)(features + (size_t)(-1 - neighbour) * FORWARD_PLANES * F +
+                                  sliced(FORWARD_PLANES, column) + plane * COLUMNS),
+                to);
 }
 
 /* One slice of a row: sum [4][4] of s and v of the lane's columns, over its rows g of every tile. */
@@ -35,13 +92,13 @@ __device__ inline void single_slice(const matrix_arguments &a, const char *stage
     const char *lane_stage = stage + 4 * t * sizeof(float);
     uint2 b[3][2][PARTS];
 #pragma unroll
-    for (int kind = 0; kind < 3; kind++) load_weights<true>(weights, kind, lane, b[kind]);
+    for (int kind = 0; kind < 3; kind++) load_weights(weights, kind, lane, b[kind]);
 #pragma unroll
     for (int tile = 0; tile < TILES; tile++) {
         if (tile % 2 == 0 && tile >= tiles) break; /* in pairs: fewer branches */
         float W[3][2][4];
 #pragma unroll
-        for (int kind = 0; kind < 3; kind++) filter<true>(phi[tile], b[kind], W[kind]);
+        for (int kind = 0; kind < 3; kind++) filter(phi[tile], b[kind], W[kind]);
 #pragma unroll
         for (int h = 0; h < 2; h++) {
             const float4 r = geometry[tile * 16 + 8 * h + g];
@@ -79,7 +136,7 @@ struct single_part {
     }
     __device__ void store(int column, float2 old, float2 sum, float scale) const
     {
-        store_two(out + column, old.x + sum.x * scale, old.y + sum.y * scale);
+        *(float2 *)(out + column) = make_float2(old.x + sum.x * scale, old.y + sum.y * scale);
     }
 };
 

@@ -139,27 +139,22 @@ __device__ inline void mma_half(float (&c)[4], const uint4 &a, const uint2 &b)
         : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y));
 }
 
-/* W of 16 edges and 8 features: W of row g + 8h and the lane's column q is c[2 * h + q]. SPLIT: with the low halves.
- * Small parts first. */
-template <bool SPLIT>
+/* W of 16 edges and 8 features: W of row g + 8h and the lane's column q is c[2 * h + q]. Small parts first. */
 __device__ inline void filter_tile(const uint4 (&a)[PARTS], const uint2 (&b)[PARTS], float (&c)[4])
 {
 #pragma unroll
     for (int q = 0; q < 4; q++) c[q] = 0;
-    if (SPLIT) {
-        mma_half(c, a[1], b[0]);
-        mma_half(c, a[0], b[1]);
-    }
+    mma_half(c, a[1], b[0]);
+    mma_half(c, a[0], b[1]);
     mma_half(c, a[2], b[2]);
     mma_half(c, a[0], b[0]);
 }
 
 /* W of 16 edges and 16 features: W of row g + 8h and the lane's column q is c[q / 2][2 * h + q % 2]. */
-template <bool SPLIT>
 __device__ inline void filter(const uint4 (&a)[PARTS], const uint2 (&b)[2][PARTS], float (&c)[2][4])
 {
-    filter_tile<SPLIT>(a, b[0], c[0]);
-    filter_tile<SPLIT>(a, b[1], c[1]);
+    filter_tile(a, b[0], c[0]);
+    filter_tile(a, b[1], c[1]);
 }
 
 } // namespace mlff

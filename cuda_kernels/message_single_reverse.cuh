@@ -1,77 +1,85 @@
 /* SPDX-License-Identifier: MIT */
-#ifndef MLFF_CUDA_MESSAGE_REVERSE_CUH
-#define MLFF_CUDA_MESSAGE_REVERSE_CUH
+#ifndef MLFF_CUDA_MESSAGE_SINGLE_REVERSE_CUH
+#define MLFF_CUDA_MESSAGE_SINGLE_REVERSE_CUH
 /*
- * Adjoints of a row's message in single (message_matrix.cu): of its own features, from the adjoints of its
- * neighbours, and of its edges. The matrix units make the filters and their derivatives; fragments of both are in
- * shared memory. Lane 4g + t has edges g and 8 + g of a tile and columns 4t .. 4t + 3.
+ * Adjoints of a row's message in single (message_matrix.cu): of its own features, from the adjoints of its neighbours,
+ * and of its edges. The matrix units make the filters and their derivatives; fragments of both are in shared memory.
+ * Lane 4g + t has edges g and 8 + g of a tile and columns 4t .. 4t + 3.
  */
-#include "message_stage.cuh"
+#include "message_single.cuh"
 #include "warp_sums.cuh"
 
 namespace mlff
 {
 
-template <typename T> constexpr int STORED = SPLIT<T> ? 3 : 2; /* parts of a fragment in shared memory */
+/* A lane's fragments of one tile in shared memory. */
+typedef uint4 stored_fragments[PARTS][32];
 
-/* A lane's fragments of one tile to shared memory and back; mixed has no low halves. */
-template <bool SPLIT_, int STORED_> __device__ inline void keep(uint4 (*to)[32], const uint4 (&a)[PARTS], int lane)
+__device__ inline void keep(stored_fragments &to, const uint4 (&a)[PARTS])
 {
-    to[0][lane] = a[0];
-    to[1][lane] = a[2];
-    if (SPLIT_) to[STORED_ - 1][lane] = a[1];
+#pragma unroll
+    for (int part = 0; part < PARTS; part++) to[part][threadIdx.x % 32] = a[part];
 }
 
-template <bool SPLIT_, int STORED_> __device__ inline void recall(const uint4 (*from)[32], uint4 (&a)[PARTS], int lane)
+__device__ inline void recall(const stored_fragments &from, uint4 (&a)[PARTS])
 {
-    a[0] = from[0][lane];
-    a[2] = from[1][lane];
-    if (SPLIT_) a[1] = from[STORED_ - 1][lane];
+#pragma unroll
+    for (int part = 0; part < PARTS; part++) a[part] = from[part][threadIdx.x % 32];
+}
+
+/* Four columns at an address of shared memory. */
+__device__ inline void load_four_at(uint32_t address, float (&to)[4])
+{
+    float4 x;
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w)
+                 : "r"(address));
+    to_four(x, to);
 }
 
 /* The lane's four columns of the four planes of an edge's neighbour; stage: at the lane's columns of the first plane.
  * The stage begins at a multiple of a seat's bytes, so the turn of a seat works on the address too. */
-template <typename T, bool ALL>
-__device__ inline void gather_planes(uint32_t stage, const T *adj, int F, int neighbour, int column,
+template <bool ALL>
+__device__ inline void gather_planes(uint32_t stage, const float *adj, int F, int neighbour, int column,
                                      float (&to)[REVERSE_PLANES][4])
 {
-    constexpr int BYTES = COLUMNS * sizeof(T);
+    constexpr int BYTES = COLUMNS * sizeof(float);
     const uint32_t at = stage + neighbour;
 #pragma unroll
     for (int p = 0; p < REVERSE_PLANES; p++)
         if (ALL || neighbour >= 0)
-            load_four_at(at ^ p * BYTES, T(), to[p]);
+            load_four_at(at ^ p * BYTES, to[p]);
         else
-            load_four(adj + (size_t)(-1 - neighbour) * REVERSE_PLANES * F + sliced(REVERSE_PLANES, column) +
-                          p * COLUMNS,
-                      to[p]);
+            to_four(*(const float4 *)(adj + (size_t)(-1 - neighbour) * REVERSE_PLANES * F +
+                                      sliced(REVERSE_PLANES, column) + p * COLUMNS),
+                    to[p]);
 }
 
 /* What one slice adds to the adjoints of a row's features x [5], and to those of its edges (u, d). */
-template <typename T, bool ALL>
-__device__ inline void reverse_slice(const matrix_arguments &a, const uint4 (*fragments)[2][STORED<T>][32],
-                                     const char *stage, const uint2 *weights, const float4 *geometry, const T *adj,
+template <bool ALL>
+__device__ inline void reverse_slice(const matrix_arguments &a, const stored_fragments (*fragments)[2],
+                                     const char *stage, const uint2 *weights, const float4 *geometry, const float *adj,
                                      int tiles, int column, const float (&x)[5][4], float (&x_adj)[5][4],
                                      float (&edge_adj)[TILES][2][4])
 {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const uint32_t lane_stage = shared_address(stage) + 4 * t * sizeof(T);
+    const uint32_t lane_stage = shared_address(stage) + 4 * t * sizeof(float);
     uint2 b[3][2][PARTS];
 #pragma unroll
-    for (int kind = 0; kind < 3; kind++) load_weights<SPLIT<T>>(weights, kind, lane, b[kind]);
+    for (int kind = 0; kind < 3; kind++) load_weights(weights, kind, lane, b[kind]);
 #pragma unroll
     for (int tile = 0; tile < TILES; tile++) {
         if (tile % 2 == 0 && tile >= tiles) break;   /* in pairs: fewer branches */
         float in[2][REVERSE_PLANES][4], along[2][4]; /* s_adj, v_adj (3) of the neighbours; - u . v_adj */
         uint4 phi[PARTS];
         float W[3][2][4];
-        recall<SPLIT<T>, STORED<T>>(fragments[tile][0], phi, lane);
+        recall(fragments[tile][0], phi);
 #pragma unroll
-        for (int kind = 0; kind < 3; kind++) filter<SPLIT<T>>(phi, b[kind], W[kind]);
+        for (int kind = 0; kind < 3; kind++) filter(phi, b[kind], W[kind]);
 #pragma unroll
         for (int h = 0; h < 2; h++) {
             const float4 r = geometry[tile * 16 + 8 * h + g];
-            gather_planes<T, ALL>(lane_stage, adj, a.F, __float_as_int(r.w), column + 4 * t, in[h]);
+            gather_planes<ALL>(lane_stage, adj, a.F, __float_as_int(r.w), column + 4 * t, in[h]);
 #pragma unroll
             for (int q = 0; q < 4; q++) {
                 const int at = 2 * h + q % 2;
@@ -86,9 +94,9 @@ __device__ inline void reverse_slice(const matrix_arguments &a, const uint4 (*fr
                 }
             }
         }
-        recall<SPLIT<T>, STORED<T>>(fragments[tile][1], phi, lane); /* of dphi/dd */
+        recall(fragments[tile][1], phi); /* of dphi/dd */
 #pragma unroll
-        for (int kind = 0; kind < 3; kind++) filter<SPLIT<T>>(phi, b[kind], W[kind]);
+        for (int kind = 0; kind < 3; kind++) filter(phi, b[kind], W[kind]);
 #pragma unroll
         for (int h = 0; h < 2; h++)
 #pragma unroll
@@ -105,9 +113,8 @@ __device__ inline void reverse_slice(const matrix_arguments &a, const uint4 (*fr
 /* A slice of a row's feature adjoints, in the place of the features: a lane has two columns of plane g / 2, and one of plane 4
  * where g is even. Until a row's last pass the sums are in the block's part of `sums`, because every pass reads the
  * features. features, sums: [5][16], of the row's slice. */
-template <typename T>
-__device__ inline void add_feature_adjoints(float scale, bool again, bool more, const float (&x_adj)[5][4], T *features,
-                                            float *sums)
+__device__ inline void add_feature_adjoints(float scale, bool again, bool more, const float (&x_adj)[5][4],
+                                            float *features, float *sums)
 {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const int at = g / 2 * COLUMNS + 4 * t + 2 * (g % 2), last_at = 4 * COLUMNS + 4 * t + g / 2;
@@ -118,13 +125,13 @@ __device__ inline void add_feature_adjoints(float scale, bool again, bool more, 
     if (again || more) {
         if (again) sum.x += sums[at], sum.y += sums[at + 1], last += sums[last_at];
         if (more) {
-            store_two(sums + at, sum.x, sum.y);
+            *(float2 *)(sums + at) = sum;
             if (g % 2 == 0) sums[last_at] = last;
             return;
         }
     }
-    store_two(features + at, sum.x, sum.y);
-    if (g % 2 == 0) features[last_at] = T(last);
+    *(float2 *)(features + at) = sum;
+    if (g % 2 == 0) features[last_at] = last;
 }
 
 /* Adds the adjoints (u, d) of a pass's edges: lanes have component t of edges 8q + g. part: over the lane's columns. */
@@ -150,7 +157,7 @@ __device__ inline void reverse_rows(const matrix_arguments &a, float *features, 
 {
     constexpr int ROWS = Shared::ROWS;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, slices = a.F / COLUMNS;
-    uint4(*fragments)[2][STORED<float>][32] = shared.fragments[warp];
+    stored_fragments(*fragments)[2] = shared.fragments[warp];
     float *sums = a.sums + ((size_t)blockIdx.x * ROWS + warp) * 5 * a.F;
     ring<Shared::BUFFERS> slice_ring;
     ring<2> pass_ring;
@@ -169,30 +176,29 @@ __device__ inline void reverse_rows(const matrix_arguments &a, float *features, 
             edge_cutoff cutoff[2];
             load_cutoffs(a, edges, left, tile, g, cutoff);
             edge_fragments<GAUSSIAN, true>(shared.table, cutoff, t, phi, dphi);
-            keep<true, STORED<float>>(fragments[tile][0], phi, lane);
-            keep<true, STORED<float>>(fragments[tile][1], dphi, lane);
+            keep(fragments[tile][0], phi);
+            keep(fragments[tile][1], dphi);
         }
         name_neighbours(edges);
         const size_t own = kept((size_t)row * 5 * a.F);
         float to_edges[TILES][2][4] = {};
         for (int slice = 0; slice < slices; slice++, slice_ring.advance()) {
             const int column = slice * COLUMNS;
-            four_columns raw[5];
+            float4 raw[5];
             float x[5][4], x_adj[5][4] = {};
             if (row < a.N)
 #pragma unroll
-                for (int p = 0; p < 5; p++) raw[p].load(features + own + 5 * column + p * COLUMNS + 4 * t);
+                for (int p = 0; p < 5; p++)
+                    raw[p] = __ldcg((const float4 *)(features + own + 5 * column + p * COLUMNS + 4 * t));
             barrier_wait(&shared.stage_full[slice_ring.buffer], slice_ring.parity);
 #pragma unroll
-            for (int p = 0; p < 5; p++) raw[p].value(float(), x[p]);
+            for (int p = 0; p < 5; p++) to_four(raw[p], x[p]);
             const char *stage = shared.stage[slice_ring.buffer];
             const uint2 *weights = shared.weights[slice_ring.buffer];
             if (all_seated)
-                reverse_slice<float, true>(a, fragments, stage, weights, edges.edge, adj, tiles, column, x, x_adj,
-                                           to_edges);
+                reverse_slice<true>(a, fragments, stage, weights, edges.edge, adj, tiles, column, x, x_adj, to_edges);
             else
-                reverse_slice<float, false>(a, fragments, stage, weights, edges.edge, adj, tiles, column, x, x_adj,
-                                            to_edges);
+                reverse_slice<false>(a, fragments, stage, weights, edges.edge, adj, tiles, column, x, x_adj, to_edges);
             barrier_arrive(&shared.stage_empty[slice_ring.buffer]);
             if (row < a.N)
                 add_feature_adjoints(a.scale, begin > 0, more, x_adj, features + own + 5 * column, sums + 5 * column);
