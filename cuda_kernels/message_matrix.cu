@@ -3,15 +3,18 @@
  * Message of interactions l >= 1 in single and mixed (docs/equations.md): filters through the matrix units
  * (radial_fragments.cuh), neighbours from shared memory. message.cu has the plain kernels for what does not fit here.
  *
- * Launch   a block works on a cluster of consecutive rows (clusters.cu), 16 columns at a time: a warp a row
- *          (message_single.cuh, message_mixed.cuh, message_reverse.cuh), and one or two that bring the data
- *          (message_producer.cuh). 10 rows (single) or 14 (mixed); in reverse 7.
+ * Launch   a block works on a cluster of consecutive rows (clusters.cu), 16 columns at a time: a warp a row, and one or
+ *          two that bring the data (message_producer.cuh). Rows: message_single.cuh (10), message_mixed.cuh (14), in
+ *          reverse message_single_reverse.cuh (7), message_mixed_reverse.cuh (11).
  * Passes   a row's edges are taken 64 at a time.
- * Cost     a tile of 16 edges and 16 columns, matrix instructions and multiply-adds: forward 24 and 80 (single), 17 and 20 of two
- *          halves (mixed); reverse 48 and 174, 24 and 174.
- * Share    forward 65 % (single) and 75 % (mixed) of what L1 and shared memory can do, reverse 47 % and 39 %: docs/performance.md.
- * Order    sums over edges: tiles of 16, then a fixed tree over their rows; sums over features: slices, then a lane's four
- *          columns, then the four lanes. In mixed forward sums are those of the matrix units, tile by tile.
+ * Cost     a tile of 16 edges and 16 columns. Single: 24 matrix instructions and 80 multiply-adds forward, 48 and 174
+ *          in reverse. Mixed: 11 matrix instructions, 6 of half their size and 20 products of two halves; 27, 14 and
+ *          76.
+ * Share    of what L1 and shared memory can do: forward 64 % (single) and 68 % (mixed), reverse 45 % and 74 %; of what
+ *          can be issued: 42 % and 53 %, 42 % and 50 % (docs/performance.md).
+ * Order    single: sums over edges: tiles of 16, then a fixed tree over their rows; over features: slices, then a
+ *          lane's four columns, then the four lanes. Mixed: the sums of the matrix units, tile by tile and slice by
+ *          slice.
  */
 #include "launch.cuh"
 #include "message_matrix.cuh"

@@ -7,17 +7,17 @@
  *
  * Filters  transposed (mixed_fragments.cuh): lane 4g + t is left with columns g and 8 + g of edges 2t and 2t + 1.
  * Products with the neighbours' columns, which ldmatrix.trans brings in the same order.
- * Sums     [16 columns x 16 edges] [16 edges x 4 vectors], single: the right side's columns s, v_x, v_y, v_z are ones, or an
- *          edge's direction for the plane that is multiplied by it. A lane with t < 2 is left with vectors 2t and 2t + 1 of
- *          columns g and 8 + g: nothing is left to add up between lanes.
+ * Sums     [16 columns x 16 edges] [16 edges x 4 vectors], single: the right side's columns s, v_x, v_y, v_z are ones,
+ *          or an edge's direction for the plane that is multiplied by it. A lane with t < 2 is left with vectors 2t and
+ *          2t + 1 of columns g and 8 + g: nothing is left to add up between lanes.
  */
 #include "message_stage.cuh"
 
 namespace mlff
 {
 
-/* Four 8 x 8 matrices of halves, transposed; lane 8i + r names row r of matrix i, 16 bytes in shared memory. Lane 4g + t gets
- * rows 2t and 2t + 1 of column g of each. */
+/* Four 8 x 8 matrices of halves, transposed; lane 8i + r names row r of matrix i, 16 bytes in shared memory. Lane
+ * 4g + t gets rows 2t and 2t + 1 of column g of each. */
 __device__ inline void load_matrices(uint32_t address, uint32_t (&to)[4])
 {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -100,8 +100,8 @@ __device__ inline void mixed_slice(const matrix_arguments &a, const char *stage,
                                    const radial_pairs (&phi)[TILES], int tiles, int column, float (&sum)[4])
 {
     const int lane = threadIdx.x % 32, g = lane / 4;
-    /* Rows 4..7 of a matrix are of the other half of the columns, and change places afterwards: edges 0..3 and 4..7 are of
-     * seats of the same four kinds (clusters.cu), and would meet in the same banks. */
+    /* Rows 4..7 of a matrix are of the other half of the columns, and change places afterwards: edges 0..3 and 4..7 are
+     * of seats of the same four kinds (clusters.cu), and would meet in the same banks. */
     const uint32_t lane_stage = shared_address(stage) + (lane / 16 ^ lane / 4 % 2) * 16;
     const bool swapped = lane & 2;
     const lane_weights w(weights);

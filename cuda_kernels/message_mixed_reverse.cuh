@@ -2,8 +2,8 @@
 #ifndef MLFF_CUDA_MESSAGE_MIXED_REVERSE_CUH
 #define MLFF_CUDA_MESSAGE_MIXED_REVERSE_CUH
 /*
- * Adjoints of a row's message in mixed (message_matrix.cu), in the manner of message_mixed.cuh: products of halves, sums in
- * single by the matrix units.
+ * Adjoints of a row's message in mixed (message_matrix.cu), in the manner of message_mixed.cuh: products of halves,
+ * sums in single by the matrix units.
  *
  * Features  as forward: filters transposed, times the neighbours' adjoints; the right side of the sums over the edges
  *           has a column of ones for each of x_s, x_R, x_v (3).
@@ -16,8 +16,9 @@
 namespace mlff
 {
 
-/* What a row's warp keeps of a tile of its edges in shared memory: phi as right sides (edges 0..7, edges 8..15), dphi/dd as a
- * left side, of each the functions of the step of 8 inputs; components of - u of edges 2t, 2t + 1 and of 8 + 2t, 9 + 2t. */
+/* What a row's warp keeps of a tile of its edges in shared memory: phi as right sides (edges 0..7, edges 8..15),
+ * dphi/dd as a left side, of each the functions of the step of 8 inputs; components of - u of edges 2t, 2t + 1, and of
+ * 8 + 2t, 9 + 2t. */
 struct mixed_tile {
     uint4 phi[32], dphi[32];
     uint2 phi_rest[32], dphi_rest[32];
@@ -141,7 +142,8 @@ __device__ inline uint4 multiply_four(const uint32_t (&w)[2][2], const uint32_t 
                       multiply_halves(w[1][1], x[3]));
 }
 
-/* Adjoints of the row's features: x_adj has planes 2t and 2t + 1 of column g, then of column 8 + g, for planes below five. */
+/* Adjoints of the row's features: x_adj has planes 2t and 2t + 1 of column g, then of column 8 + g, for planes below
+ * five. */
 template <bool ALL>
 __device__ inline void add_to_features(const matrix_arguments &a, const char *stage, uint32_t lane_stage,
                                        const mixed_weights &weights, const staged_edges &edges,
@@ -226,7 +228,8 @@ __device__ inline void add_to_edges(const matrix_arguments &a, const char *stage
     }
 }
 
-/* As add_feature_adjoints of message_single_reverse.cuh. features, sums: of the lane's first plane, column g of the slice. */
+/* As add_feature_adjoints of message_single_reverse.cuh. features, sums: of the lane's first plane, column g of the
+ * slice. */
 __device__ inline void add_mixed_features(float scale, bool again, bool more, const float (&x_adj)[4], __half *features,
                                           float *sums)
 {

@@ -2,10 +2,10 @@
 #ifndef MLFF_CUDA_MESSAGE_PRODUCER_CUH
 #define MLFF_CUDA_MESSAGE_PRODUCER_CUH
 /*
- * The warps that bring a block's data (message_matrix.cu): for each cluster the list of its seats, for each pass the edges of its
- * rows, for each slice of 16 columns what sits on the seats and the weights. The warps of the rows only wait for full
- * buffers: when they did this themselves, between two barriers of the whole block, it took 37 % of their time forward and
- * 40 % in reverse.
+ * The warps that bring a block's data (message_matrix.cu): for each cluster the list of its seats, for each pass the
+ * edges of its rows, for each slice of 16 columns what sits on the seats and the weights. The warps of the rows only
+ * wait for full buffers: when they did this themselves, between two barriers of the whole block, it took 37 % of their
+ * time forward and 40 % in reverse.
  */
 #include "message_stage.cuh"
 
@@ -19,8 +19,8 @@ struct coming_pass {
     int list;                 /* which of the lists of seats is the cluster's */
 };
 
-/* Seats whose slice is brought by a copy of each lane for each plane; where in the list a seat stands, so that a lane reads
- * those of four such groups at once. */
+/* Seats whose slice is brought by a copy of each lane for each plane; where in the list a seat stands, so that a lane
+ * reads those of four such groups at once. */
 template <typename T> constexpr int TOGETHER = 32 * 16 / (COLUMNS * sizeof(T));
 
 template <typename T> __device__ inline int place_in_list(int seat)
@@ -29,8 +29,8 @@ template <typename T> __device__ inline int place_in_list(int seat)
     return seat / GROUP * GROUP + seat % TOGETHER<T> * 4 + seat / TOGETHER<T> % 4;
 }
 
-/* The list of a cluster's seats: where the row on a seat begins, in pieces of 16 bytes. Seats that stay empty get the first
- * row: copying it costs less than asking. Returns how many are to be filled, negative where some edges have none. */
+/* The list of a cluster's seats: where the row on a seat begins, in pieces of 16 bytes. Seats that stay empty get the
+ * first row: copying it costs less than asking. Returns how many to fill, negative where some edges have none. */
 template <typename T, typename Shared>
 __device__ inline int stage_list(const matrix_arguments &a, int cluster, uint32_t *seats)
 {
@@ -81,8 +81,8 @@ __device__ inline void stage_edges(const matrix_arguments &a, int begin, staged_
         }
 }
 
-/* What follows `now`: its cluster's next pass, or another cluster's first. Fills the pass's buffer; the list of its seats
- * goes beside that of `now`, which is still in use. */
+/* What follows `now`: its cluster's next pass, or another cluster's first. Fills the pass's buffer; the list of its
+ * seats goes beside that of `now`, which is still in use. */
 template <typename T, typename Shared>
 __device__ inline coming_pass stage_pass(const matrix_arguments &a, coming_pass now, ring<2> at, Shared &shared)
 {
@@ -121,9 +121,9 @@ __device__ inline coming_pass stage_pass(const matrix_arguments &a, coming_pass 
 }
 
 /* A slice of what sits on the first n seats, and on those that fill their group; from: [rows][F/16][PLANES][16], at the
- * slice of the first row. A seat's slice lies together in memory, so a copy of all lanes brings whole lines; of planes of F
- * columns it brought 16 pieces, each written for itself: 16 % of what shared memory can do (H200, mixed, reverse). The rows
- * come four groups at a time: a load before each copy left the rows' warps waiting a quarter of their time. */
+ * slice of the first row. A seat's slice lies together in memory, so a copy of all lanes brings whole lines; of planes
+ * of F columns it brought 16 pieces, each written for itself: 16 % of what shared memory can do (H200, mixed, reverse).
+ * The rows come four groups at a time: a load before each copy left the rows' warps waiting a quarter of their time. */
 template <typename T, int PLANES>
 __device__ inline void stage_neighbours(char *stage, const T *from, const uint32_t *seats, int n)
 {

@@ -110,9 +110,9 @@ __device__ inline void reverse_slice(const matrix_arguments &a, const stored_fra
     }
 }
 
-/* A slice of a row's feature adjoints, in the place of the features: a lane has two columns of plane g / 2, and one of plane 4
- * where g is even. Until a row's last pass the sums are in the block's part of `sums`, because every pass reads the
- * features. features, sums: [5][16], of the row's slice. */
+/* A slice of a row's feature adjoints, in the place of the features: a lane has two columns of plane g / 2, and one of
+ * plane 4 where g is even. Until a row's last pass the sums are in the block's part of `sums`, because every pass reads
+ * the features. features, sums: [5][16], of the row's slice. */
 __device__ inline void add_feature_adjoints(float scale, bool again, bool more, const float (&x_adj)[5][4],
                                             float *features, float *sums)
 {

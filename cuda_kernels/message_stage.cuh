@@ -4,7 +4,8 @@
 /*
  * What a block of the messages through the matrix units has in shared memory (message_matrix.cu). It works on a cluster
  * of consecutive rows (clusters.cu), a warp a row, 16 columns at a time; one or two more warps bring the data
- * (message_producer.cuh). Slices of columns have two or three buffers and passes of edges two, filled and emptied in turn.
+ * (message_producer.cuh). Slices of columns have two or three buffers and passes of edges two, filled and emptied in
+ * turn.
  */
 #include "barrier.cuh"
 #include "clusters.cuh"

@@ -13,8 +13,8 @@ size_t message_matrix_fragments(int F)
     return (size_t)F / COLUMNS * SLICE_FRAGMENTS;
 }
 
-/* message_matrix_pack: column n of a tile's half is 4 (n / 2) + 2 half + n % 2, since lane t has four neighbouring columns of
- * both; message_mixed_pack: lane g has columns g and 8 + g. */
+/* message_matrix_pack: column n of a tile's half is 4 (n / 2) + 2 half + n % 2, since lane t has four neighbouring
+ * columns of both; message_mixed_pack: lane g has columns g and 8 + g. */
 
 /* Weight of a function, or of the bias (MATRIX_K), in halves: the high one, or what it leaves. */
 static uint32_t half_weight(const double *filter, int F, int K, double up, int kind, int f, int function, bool low)

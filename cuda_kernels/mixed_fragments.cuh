@@ -4,20 +4,20 @@
 /*
  * Filters in mixed (message_matrix.cu): halves as the matrix units take and give them.
  *
- * Inputs   of a filter W: functions 0..15 in a step of 16 inputs (m16n8k16); functions 16..19 and the bias, with its three
- *          products hi hi, lo hi, hi lo, in one of 8 (m16n8k8), which comes first. Lane t of a row makes functions
- *          4t..4t+3, 16+t and the cutoff function (radial_fragments.cuh).
- * Sums     are rounded to halves by the matrix units: in single they had to be packed, 28 instructions of 400 in reverse.
- * Orders   W^T [16 columns x 8 edges] = weights^T phi^T, or W [16 edges x 8 columns] = phi weights: what the lanes hold of
- *          weights and functions is the same, in another order.
+ * Inputs   of a filter W: functions 0..15 in a step of 16 inputs (m16n8k16); functions 16..19 and the bias, with its
+ *          three products hi hi, lo hi, hi lo, in one of 8 (m16n8k8), which comes first. Lane t of a row makes
+ *          functions 4t..4t+3, 16+t and the cutoff function (radial_fragments.cuh).
+ * Sums     are rounded to halves by the matrix units: in single they had to be packed, 28 instructions of 400 a tile.
+ * Orders   W^T [16 columns x 8 edges] = weights^T phi^T, or W [16 edges x 8 columns] = phi weights: what the lanes hold
+ *          of weights and functions is the same, in another order.
  */
 #include "radial_fragments.cuh"
 
 namespace mlff
 {
 
-/* A slice's weights in one order, of the filters W_s, W_R, W_v. Transposed: a left side. Straight: right sides of columns
- * 0..7 and 8..15. */
+/* A slice's weights in one order, of the filters W_s, W_R, W_v. Transposed: a left side. Straight: right sides of
+ * columns 0..7 and 8..15. */
 struct mixed_weights {
     uint4 main[3][32];
     uint2 rest[3][32];
@@ -105,7 +105,8 @@ __device__ inline void make_functions(const radial_table &table, const edge_cuto
     if (DERIVATIVE) *dphi = pack_functions(slopes, r.dfc, t);
 }
 
-/* W^T of edges 0..7 (to[0]) and 8..15 (to[1]) of a tile: columns g and 8 + g of edges 2t, 2t + 1. phi: of edges g, 8 + g */
+/* W^T of edges 0..7 (to[0]) and 8..15 (to[1]) of a tile: columns g and 8 + g of edges 2t, 2t + 1. phi: of edges g and
+ * 8 + g */
 __device__ inline void filter_transposed(const lane_weights &w, int kind, const mixed_functions (&phi)[2],
                                          uint32_t (&to)[2][2])
 {

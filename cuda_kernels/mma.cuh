@@ -2,8 +2,8 @@
 #ifndef MLFF_CUDA_MMA_CUH
 #define MLFF_CUDA_MMA_CUH
 /*
- * Matrix units with nearly the precision of single: a number is split into two TF32 halves (11 bits each), a = hi + lo, and
- * a product is hi hi + hi lo + lo hi, summed in single. What is left out, lo lo, is 2^-22 of it.
+ * Matrix units with nearly the precision of single: a number is split into two TF32 halves (11 bits each), a = hi + lo,
+ * and a product is hi hi + hi lo + lo hi, summed in single. What is left out, lo lo, is 2^-22 of it.
  */
 #include <stdint.h>
 

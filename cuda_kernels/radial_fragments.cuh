@@ -6,7 +6,8 @@
  *
  * A filter W [16 edges x 8 features] is phi [16 x 21] times weights [21 x 8], both split into halves of 11 bits,
  * a = hi + lo. Functions 0..15 fill one step for each of the products lo hi, hi lo and hi hi; the three products of
- * functions 16..19 and of the cutoff function (the bias) fill 15 of a fourth step's 16 inputs. Mixed: mixed_fragments.cuh.
+ * functions 16..19 and of the cutoff function (the bias) fill 15 of a fourth step's 16 inputs. Mixed:
+ * mixed_fragments.cuh.
  *
  * The order of a step's inputs is free: lane t of a row makes functions 4t..4t+3, 16+t and the cutoff function.
  */
