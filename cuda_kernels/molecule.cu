@@ -25,6 +25,7 @@
 
 #include "memory.cuh"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
