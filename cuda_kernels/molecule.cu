@@ -5,27 +5,25 @@
  * others out of work. Formulas are those of the layers' own files (docs/equations.md); in precision mixed too
  * everything is float.
  *
- * Launch   8 blocks a structure, alone on their multiprocessors or two on each, or 4 (KINDS), 512 threads; 128 features
- *          have code of their own. Positions of one structure are an argument, those of several are read from the
- *          host's pinned memory, where results are written: a copy each way would take as long as a layer. Nothing of a
- *          launch is kept for the next, so there is nothing to record (recording.cuh), and a new list costs nothing.
+ * Launch   8 or 4 blocks a structure (molecules_plan), 512 threads; 128 features have code of their own. Positions of
+ *          one structure are an argument, those of several are read from the host's pinned memory, where results are
+ *          written: a copy each way would take as long as a layer. Nothing of a launch is kept for the next, so there
+ *          is nothing to record (recording.cuh), and a new list costs nothing here.
  * Bytes    each weight once a cluster each way: 88 F^2 bytes a layer for both, 3.9 MB with F = 128, L = 3, from L2; a
  *          row and layer l >= 1: 8 F floats into each block forward, 2 F in reverse and 5 F / BLOCKS from each block.
  * Cost     15 F^2 multiply-adds a row and layer each way, three products each, in tiles of 16 rows; filters 3 F (K + 1)
  *          an edge forward, twice that in reverse. 10 exchanges a layer (7 in the first), 4 more, or 3 with tables in
  *          global memory.
  * Share    9 atoms: latency of dependent instructions, about 6 cycles each (H200), in stages of 200 to 600; what a
- *          block does between two exchanges counts, not what it waits for (150 to 800 cycles of 3,000). A pass of 16
- *          edges takes 3,900 cycles whether 8 warps are at work or 16: another block has room beside it.
- * Order    fixed (molecule_*.cuh), and of the structure alone: the same bits in any company and with any kind of
- *          cluster.
+ *          block does between two exchanges counts, not what it waits for (150 to 800 cycles of 3,000).
+ * Order    fixed (molecule_*.cuh), and of the structure alone: the same bits in any company and with any number of
+ *          blocks.
  */
 #include "molecule_results.cuh"
 #include "molecule_reverse.cuh"
 
 #include "memory.cuh"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -34,19 +32,11 @@ namespace mlff
 
 using namespace molecule;
 
-/* A call takes at most as long as so many clusters of the first kind one after the other: beyond that a machine that is
- * full with the general path is faster, because it reads a weight once for many rows. H200, 9 atoms: 89 us and 75 for
- * each further wave of 15, 388 for 64 copies in five; 437 for 128 copies on the general path. */
-constexpr double MOST_WAVES = 5;
-
-/* Kinds of clusters. `slower`: than the first kind, where as many run as can; H200, 9 atoms, of four blocks 1.47 to
- * 1.59; two blocks on a multiprocessor predicted, not measured yet. Of 128 features and all in shared memory but for
- * the first kind. */
-struct cluster_kind {
-    int blocks, sharing; /* of a cluster; of a multiprocessor */
-    double slower;
-};
-constexpr cluster_kind KINDS[MOLECULE_KINDS] = {{8, 1, 1}, {8, 2, 1.2}, {4, 1, 1.5}};
+/* Clusters of a call are at most so many times those that run at the same time: beyond that a machine that is full with
+ * the general path is faster, because it reads a weight once for many rows. H200, 9 atoms: 89 us and 75 for each
+ * further wave of 15, 388 for 64 copies in five; 437 for 128 copies on the general path. */
+constexpr int MOST_WAVES = 5;
+constexpr double SLOWER = 1.5; /* a cluster of four than one of eight: not measured yet */
 constexpr int MOST_STRUCTURES = 1024;
 constexpr int MOST_CANDIDATES = 4096; /* of a structure */
 
@@ -93,11 +83,11 @@ template <typename B> __device__ inline void find_rows(B &b, int structure)
     b.n_slots = (int)(a.first[rows.end] - b.first_slot);
 }
 
-template <int BLOCKS, int SHARING, int OWN, bool SHARED>
-__global__ void __cluster_dims__(BLOCKS, 1, 1) __launch_bounds__(THREADS, SHARING)
+template <int BLOCKS, int OWN, bool SHARED>
+__global__ void __cluster_dims__(BLOCKS, 1, 1) __launch_bounds__(THREADS, 1)
     molecule_kernel(const __grid_constant__ arguments a)
 {
-    typedef block<BLOCKS, SHARING, OWN, SHARED> B;
+    typedef block<BLOCKS, OWN, SHARED> B;
     extern __shared__ __align__(16) char shared[];
     const int structure = blockIdx.x / BLOCKS, rank = cluster_rank();
     B b = {a, (float *)shared, a.scratch + structure * a.scratch_size, rank};
@@ -137,14 +127,13 @@ __global__ void __cluster_dims__(BLOCKS, 1, 1) __launch_bounds__(THREADS, SHARIN
 
 typedef void (*molecule_function)(const arguments);
 
-/* 128 features are worth code of their own, and so is memory that is known to be shared; other kinds have no other. */
+/* 128 features are worth code of their own, and so is memory that is known to be shared; four blocks have no other. */
 static molecule_function function_of(const widths &w, int shared_layers, int shared_tables)
 {
-    if (w.blocks == 4) return molecule_kernel<4, 1, 2 * MOST_PART, true>;
-    if (w.sharing == 2) return molecule_kernel<8, 2, MOST_PART, true>;
-    if (w.own != MOST_PART) return molecule_kernel<8, 1, 0, false>;
-    return shared_layers == w.L && shared_tables ? molecule_kernel<8, 1, MOST_PART, true>
-                                                 : molecule_kernel<8, 1, MOST_PART, false>;
+    if (w.blocks == 4) return molecule_kernel<4, 2 * MOST_PART, true>;
+    if (w.own != MOST_PART) return molecule_kernel<8, 0, false>;
+    return shared_layers == w.L && shared_tables ? molecule_kernel<8, MOST_PART, true>
+                                                 : molecule_kernel<8, MOST_PART, false>;
 }
 
 /* ------------------------------------------------------------------------------------------------- plan */
@@ -154,11 +143,11 @@ static int larger(int x, int y)
     return x > y ? x : y;
 }
 
-template <typename R> static widths widths_of(const weights<R> &w, int blocks, int sharing)
+template <typename R> static widths widths_of(const weights<R> &w, int blocks)
 {
     widths y = {};
     y.F = w.F, y.K = w.K, y.H = w.H, y.L = w.L, y.n_elements = w.n_elements;
-    y.blocks = blocks, y.sharing = sharing;
+    y.blocks = blocks;
     y.own = w.F / blocks, y.own_readout = w.H / blocks, y.tiles = (y.own + 7) / 8;
     y.functions = w.K + 1, y.paired = (y.functions + 1) / 2 * 2;
     y.table = stride_of(y.functions);
@@ -173,7 +162,7 @@ template <typename R> static widths widths_of(const weights<R> &w, int blocks, i
 
 static int part_floats(const widths &w, int n)
 {
-    const int chunk = chunk_of(w.blocks, w.sharing);
+    const int chunk = chunk_of(w.blocks);
     const auto floats = [](int rows, int most, int columns) {
         return (rows < most ? rows : most) * parts_stride(stride_of(columns));
     };
@@ -215,8 +204,7 @@ static layout make_layout(const widths &w, int n, int E, int shared_layers, int 
     at.filter = take((w.functions + 7) / 8 * 8 * filter_stride(3 * w.own));
     at.layer_size = (n * (stride_of(5 * w.own) + 14 * w.own) + 3) / 4 * 4;
     at.tables = take(shared_tables ? 2 * E * w.table : 0);
-    const int lacks = shared_layers > 0 ? first_lacks(n, w.own) : 0;
-    at.layers = take(shared_layers * at.layer_size - lacks) - lacks;
+    at.layers = take(shared_layers * at.layer_size);
     at.floats = next;
     return at;
 }
@@ -270,9 +258,6 @@ static int clusters_at_a_time(molecule_function kernel, int blocks, size_t share
     cluster.val.clusterDim.x = (unsigned)blocks, cluster.val.clusterDim.y = 1, cluster.val.clusterDim.z = 1;
     config.attrs = &cluster, config.numAttrs = 1;
     cudaError_t code = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most_bytes);
-    if (code == cudaSuccess)
-        code = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                                    cudaSharedmemCarveoutMaxShared);
     if (code == cudaSuccess) code = cudaOccupancyMaxActiveClusters(&n, kernel, &config);
     if (code == cudaSuccess) return n;
     cudaGetLastError(); /* the general path does without */
@@ -294,36 +279,19 @@ static int at_a_time(molecule_clusters *known, const widths &w, const layout &at
     return known->at_a_time;
 }
 
-/* Other kinds than the first have code for 128 features and shared memory for everything alone; of four blocks each has
- * readout columns that are two parts of whole steps (scattered). */
-static int lay_out(const widths &w, int n, int E, size_t most_bytes, layout *at)
+/* Four blocks have code for 128 features and shared memory for everything alone; each block's readout columns are two
+ * parts of whole steps (scattered). */
+static int four_suit(const widths &w, const layout &at, int most_bytes)
 {
-    if (w.blocks == PARTS && w.sharing == 1) return choose_layout(w, n, E, most_bytes, at);
-    if (w.F != MOST_FEATURES || (w.blocks < PARTS && w.H % (8 * PARTS) > 0)) return 0;
-    *at = make_layout(w, n, E, w.L, 1);
-    return bytes_of(*at) <= most_bytes;
+    return w.own == 2 * MOST_PART && w.H % (8 * PARTS) == 0 && bytes_of(at) <= (size_t)most_bytes;
 }
 
-/* The kind of cluster that takes least time, if one suits. The bits are those of any: only time depends on this. */
-template <typename T> static void choose_kind(state<T> *s, int32_t rows, int32_t slots, int most_bytes)
+/* Clusters of four take fewer waves, each longer by SLOWER. The bits are the same: only time depends on this. */
+static int of_four_are_faster(int32_t structures, int of_eight, int of_four)
 {
-    molecule_plan *p = &s->molecules;
-    double least = MOST_WAVES;
-    for (int k = 0; k < MOLECULE_KINDS && least > KINDS[k].slower; k++) {
-        const widths w = widths_of(s->w, KINDS[k].blocks, KINDS[k].sharing);
-        layout at;
-        if (!lay_out(w, rows, slots, (size_t)most_bytes, &at)) continue;
-        const int n = at_a_time(&p->clusters[k], w, at, most_bytes);
-        const double time = n > 0 ? KINDS[k].slower * ((s->n_chunks + n - 1) / n) : INFINITY;
-        if (time > least || (p->suits && time == least)) continue;
-        least = time;
-        p->blocks = w.blocks, p->sharing = w.sharing, p->shared_bytes = bytes_of(at);
-        p->rows = rows, p->slots = slots;
-        p->shared_layers = at.shared_layers, p->shared_tables = at.shared_tables;
-        p->scratch_size = (size_t)w.blocks * scratch_of_block(at, w.L) +
-                          (at.shared_tables ? 0 : 2 * (size_t)at.slots * (size_t)w.table);
-        p->suits = 1;
-    }
+    if (of_eight < 1 || of_four < 1) return 0;
+    const int waves8 = (structures + of_eight - 1) / of_eight, waves4 = (structures + of_four - 1) / of_four;
+    return SLOWER * waves4 < waves8;
 }
 
 template <typename T> mlff_status molecules_plan(state<T> *s, mlff_error *error)
@@ -354,7 +322,21 @@ template <typename T> mlff_status molecules_plan(state<T> *s, mlff_error *error)
     if (!small) return MLFF_OK;
     int most = 0;
     CUDA_TRY(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, s->device_index));
-    choose_kind(s, rows, slots, most);
+    layout at;
+    widths w = widths_of(s->w, 8);
+    if (!choose_layout(w, rows, slots, (size_t)most, &at)) return MLFF_OK;
+    const int of_eight = at_a_time(&p->of_eight, w, at, most);
+    if (s->n_chunks > MOST_WAVES * of_eight) return MLFF_OK;
+    const widths w4 = widths_of(s->w, 4);
+    const layout at4 = make_layout(w4, rows, slots, w4.L, 1);
+    if (four_suit(w4, at4, most) && of_four_are_faster(s->n_chunks, of_eight, at_a_time(&p->of_four, w4, at4, most)))
+        w = w4, at = at4;
+    p->blocks = w.blocks, p->shared_bytes = bytes_of(at);
+    p->rows = rows, p->slots = slots;
+    p->shared_layers = at.shared_layers, p->shared_tables = at.shared_tables;
+    p->scratch_size =
+        (size_t)w.blocks * scratch_of_block(at, w.L) + (at.shared_tables ? 0 : 2 * (size_t)at.slots * (size_t)w.table);
+    p->suits = 1;
     return MLFF_OK;
 }
 
@@ -372,7 +354,7 @@ template <typename T> static arguments arguments_of(const state<T> *s)
     const weights<float> &w = s->w;
     const molecule_plan &p = s->molecules;
     arguments a = {};
-    a.w = widths_of(w, p.blocks, p.sharing);
+    a.w = widths_of(w, p.blocks);
     a.at = make_layout(a.w, p.rows, p.slots, p.shared_layers, p.shared_tables);
     a.radial = radial_of(w);
     a.cutoff = w.cutoff, a.scale = w.scale, a.readout1_bias = w.readout1_bias, a.epsilon = w.epsilon;

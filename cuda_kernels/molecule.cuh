@@ -17,8 +17,7 @@
  * barrier of the block.
  *
  * A cluster has eight blocks, or four, of which more run at a time. Sums over blocks are sums over PARTS parts of the
- * columns in a fixed order, and a block of four makes two of them apart: the same bits with both. Blocks of eight may
- * also share a multiprocessor, two by two.
+ * columns in a fixed order, and a block of four makes two of them apart: the same bits with both.
  */
 #include "cluster.cuh"
 #include "radial.cuh"
@@ -56,10 +55,10 @@ __host__ __device__ inline int filter_stride(int n)
     return (n + 11) / 16 * 16 + 4;
 }
 
-/* The same of other layers: whole triples of vectors; fewer where memory is short. */
-__host__ __device__ constexpr int chunk_of(int blocks, int sharing)
+/* The same of other layers: whole triples of vectors, as many as the memory of all numbers of blocks is the same. */
+__host__ __device__ constexpr int chunk_of(int blocks)
 {
-    return 30 * blocks / PARTS / sharing;
+    return 30 * blocks / PARTS;
 }
 
 constexpr int ROW_VALUES = 12; /* of a row: virial (9), force (3) */
@@ -71,7 +70,7 @@ enum { BIAS_CONTEXT0 = 0, BIAS_CONTEXT1 = 1, BIAS_MIX = 4, BIAS_DENSE0 = 6, BIAS
 /* Sizes that follow from the model alone. */
 struct widths {
     int F, K, H, L, n_elements;
-    int blocks, sharing;    /* of a cluster; of a multiprocessor */
+    int blocks;             /* of a cluster */
     int own, own_readout;   /* columns of a block */
     int tiles;              /* of 8 own columns */
     int functions, paired;  /* K + 1, and that rounded up to an even number */
@@ -100,7 +99,7 @@ struct layout {
     int biases;                       /* [L][BIASES][own], then bias and weights of the readout [2][own_readout] */
     int filter;                       /* [steps of 8][filter_stride] */
     int tables, layers;               /* phi and dphi [2][E][table]; what layers keep */
-    int layer_size;                   /* floats that a layer keeps; the first one lacks those before dense_slope */
+    int layer_size;                   /* floats that a layer keeps */
     int arrivals;                     /* uint64_t [2] barriers of the exchange buffers */
     int bad;                          /* int [2] as bad_row in state.cuh */
     int floats;                       /* of all */
@@ -108,11 +107,11 @@ struct layout {
 
 /* What a layer keeps for its reverse: own columns. */
 struct layer_memory {
-    float *features;                 /* [n][stride_of(5 own)] x_s, x_R, y */
-    float *v;                        /* [n][3][own] */
-    float *x_v, *context_slope;      /* [n][own] */
-    float *dense_slope, *y_sv, *y_v; /* [n][own] */
-    float *VU;                       /* [n][3][2][own] */
+    float *features; /* [n][stride_of(5 own)] x_s, x_R, y */
+    float *x_v;      /* [n][own], as are: */
+    float *context_slope, *dense_slope, *y_sv, *y_v;
+    float *v;  /* [n][3][own] */
+    float *VU; /* [n][3][2][own] */
 };
 
 struct layer_pointers {
@@ -150,11 +149,10 @@ struct arguments {
     double *sums, *forces, *atom_energy, *atom_virial; /* as in state.cuh */
 };
 
-/* A block at work. NUMBER: of blocks of a cluster. SHARING: blocks of a multiprocessor. OWN: its columns where they are
- * known to the compiler, else 0. SHARED: all tables and layers are in shared memory. */
-template <int NUMBER, int SHARING, int OWN, bool SHARED> struct block {
+/* A block at work. NUMBER: of blocks of a cluster. OWN: its columns where they are known to the compiler, else 0.
+ * SHARED: all tables and layers are in shared memory. */
+template <int NUMBER, int OWN, bool SHARED> struct block {
     static constexpr int BLOCKS = NUMBER, EACH = PARTS / BLOCKS; /* EACH: parts of a block */
-    static constexpr int CHUNK = chunk_of(NUMBER, SHARING);
     static constexpr bool all_shared = SHARED;
     const arguments &a;
     float *memory;                    /* shared */
@@ -222,12 +220,6 @@ __host__ __device__ inline int slot_of(int edge_rows)
     return edge_rows >> 16;
 }
 
-/* floats of layer_size that the first layer lacks: it has no features, and v = 0 */
-__host__ __device__ inline int first_lacks(int n, int own)
-{
-    return n * (stride_of(5 * own) + 5 * own) / 4 * 4;
-}
-
 /* floats of global memory that a block's kept layers need */
 __host__ __device__ inline size_t scratch_of_block(const layout &at, int L)
 {
@@ -244,12 +236,12 @@ template <typename B> __device__ inline layer_memory layer_of(const B &b, int l)
             (size_t)b.rank * scratch_of_block(at, b.a.w.L) + (size_t)(l - at.shared_layers) * at.layer_size;
     layer_memory m;
     m.features = p, p += n * stride_of(5 * own);
-    m.v = p, p += 3 * each;
     m.x_v = p, p += each;
     m.context_slope = p, p += each;
     m.dense_slope = p, p += each;
     m.y_sv = p, p += each;
     m.y_v = p, p += each;
+    m.v = p, p += 3 * each;
     m.VU = p;
     return m;
 }

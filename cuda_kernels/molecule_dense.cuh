@@ -198,7 +198,7 @@ template <int STEPS, int TILES, typename Finish, typename B>
 __device__ inline void gathered(const B &b, const warp_weights<STEPS, TILES> &w, const float *x, int x_stride,
                                 int inputs, int columns, int rows, Finish finish)
 {
-    constexpr int most = TILES > 2 * B::EACH ? CHUNK_WIDE : B::CHUNK;
+    constexpr int most = TILES > 2 * B::EACH ? CHUNK_WIDE : chunk_of(B::BLOCKS);
     const int all = (inputs + 7) / 8;
 #pragma unroll 1
     for (int begin = 0; begin < rows; begin += most) {

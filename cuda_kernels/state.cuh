@@ -173,8 +173,7 @@ struct recording {
     const void *memory[4];    /* arenas and pinned memory that launches point into */
 };
 
-/* Small structures by one launch (molecule.cu), by one of several kinds of clusters: for one graph. */
-enum { MOLECULE_KINDS = 3 };
+/* Small structures by one launch (molecule.cu): for one graph. */
 struct molecule_clusters {
     int at_a_time;       /* clusters that run at the same time, with: */
     size_t shared_bytes; /* of a block */
@@ -182,8 +181,8 @@ struct molecule_clusters {
 
 struct molecule_plan {
     int suits; /* this graph's structures are small and few enough */
-    molecule_clusters clusters[MOLECULE_KINDS];
-    int blocks, sharing;              /* of a cluster, of a multiprocessor */
+    molecule_clusters of_eight, of_four;
+    int blocks;                       /* of a cluster, 8 or 4 */
     size_t shared_bytes;              /* of a block */
     int32_t rows, slots;              /* most of a structure */
     int shared_layers, shared_tables; /* what of a structure lies in shared memory */
