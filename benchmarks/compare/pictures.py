@@ -37,9 +37,10 @@ def style(name: str) -> dict:
 
 
 def lines(rows: list[dict], x: str, y, axes) -> None:
-    """A line a candidate."""
+    """A line a candidate, of what was measured and right."""
+    rows = [row for row in rows if row["outcome"] == "measured"]
     for name in dict.fromkeys(row["candidate"] for row in rows):
-        points = [(row[x], y(row)) for row in rows if row["candidate"] == name and y(row)]
+        points = [(row[x], y(row)) for row in rows if row["candidate"] == name]
         if points:
             axes.plot(*zip(*points), label=name, **style(name))
     axes.set_xscale("log")
@@ -56,7 +57,7 @@ def saved(figure, title: str, path: Path) -> None:
 
 def sizes(rows: list[dict], where: str, folder: Path) -> None:
     figure, axes = plt.subplots(figsize=(8, 6.5), constrained_layout=True)
-    lines(rows, "atoms", lambda row: row["atoms"] / row["median_s"] if "median_s" in row else None, axes)
+    lines(rows, "atoms", lambda row: row["atoms"] / row["median_s"], axes)
     axes.set_xlabel("atoms")
     axes.set_ylabel("atom-steps/s")
     saved(figure, f"energy + forces + virial, {where}", folder / "speed.png")
@@ -73,7 +74,7 @@ def memory(rows: list[dict], where: str, folder: Path) -> None:
 
 def batches(rows: list[dict], where: str, folder: Path) -> None:
     figure, axes = plt.subplots(figsize=(8, 6), constrained_layout=True)
-    lines(rows, "structures", lambda row: 1e6 * row["median_s"] if "median_s" in row else None, axes)
+    lines(rows, "structures", lambda row: 1e6 * row["median_s"], axes)
     axes.set_xlabel("molecules of 9 atoms in a call")
     axes.set_ylabel("us a call")
     saved(figure, f"batches of ethanol, {where}", folder / "batches.png")

@@ -88,16 +88,24 @@ def crossed(rows: list[dict], column, columns: list, cell) -> list[list[str]]:
     return lines
 
 
+def sentence(row: dict) -> str:
+    """What kept a row out of its table; a wrong one with its size and time."""
+    said = f"{row.get('candidate') or row.get('precision', '')}: {row['outcome']}"
+    if row["outcome"].startswith("wrong"):
+        said += f" ({row['atoms']:,} atoms, {duration(row.get('median_s'))} a step)"
+    return said
+
+
 def refusals(rows: list[dict]) -> str:
     """Sentences that stand in no cell."""
     said = unique(
-        f"{row.get('candidate') or row.get('precision', '')}: {row['outcome']}"
+        sentence(row)
         for row in rows
         if row["outcome"] != "measured"
         and len(row["outcome"]) >= 20
         and not row["outcome"].startswith(("only up to", "a list is for"))
     )
-    return "".join(f"* {sentence}\n" for sentence in said)
+    return "".join(f"* {line}\n" for line in said)
 
 
 def base_of(rows: list[dict], key: str, value) -> dict | None:
