@@ -28,6 +28,7 @@ static int run_array(const char *name, const struct CMUnitTest *tests, size_t n_
 int run_tests_on_device(int argc, char **argv, const char *name, const struct CMUnitTest *tests, size_t n_tests)
 {
     char full_name[100];
+    if (argc > 2) cmocka_set_test_filter(argv[2]);
     if (argc < 2 || strcmp(argv[1], "cuda") != 0) return run_array(name, tests, n_tests);
     test_device = MLFF_DEVICE_CUDA;
     snprintf(full_name, sizeof full_name, "%s on cuda", name);

@@ -30,7 +30,8 @@ void reference_free(reference *r);
 /* Calls check for every line of tests/fixtures/manifest.txt; returns how many there were. */
 int for_every_reference(void (*check)(const reference *r));
 
-/* The device that the tests of this program run on: `test_NAME cuda` takes the GPU. */
+/* The device that the tests of this program run on: `test_NAME cuda` takes the GPU, `test_NAME cuda PATTERN` for those
+ * tests alone. */
 extern mlff_device test_device;
 
 /* Reads the program's arguments, then runs the group; without a GPU the group of `cuda` is one test that is skipped and
