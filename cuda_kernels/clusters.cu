@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Clusters of consecutive rows and the neighbours that each has in all: what the message kernels bring to shared
- * memory. Rows lie in spatial order, so 16 of them with 53 neighbours each have about 300 neighbours instead of 850.
+ * memory. Rows lie in spatial order, so 10 of them with 53 neighbours each have about 160 neighbours instead of 530.
  *
  * Seat     a neighbour's place in shared memory. Row and seat are of the same kind, their number modulo 4, and a row's
  *          edges are ordered so that the kinds take turns: neighbouring lanes then meet different banks.

@@ -16,20 +16,20 @@
 namespace mlff
 {
 
-/* Four 8 x 8 matrices of halves, transposed; lane 8i + r names row r of matrix i, 16 bytes in shared memory. Lane
- * 4g + t gets rows 2t and 2t + 1 of column g of each. */
-__device__ inline void load_matrices(uint32_t address, uint32_t (&to)[4])
-{
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-                 : "r"(address));
-}
-
-/* Where `swapped`, matrices 0 and 2 change places, and 1 and 3. */
-__device__ inline void load_swapped(uint32_t address, bool swapped, uint32_t (&to)[4])
+/* Four 8 x 8 matrices of halves; lane 8i + r names row r of matrix i, 16 bytes in shared memory. Of each, lane 4g + t
+ * gets columns 2t and 2t + 1 of row g, TRANSPOSED rows 2t and 2t + 1 of column g. Where `swapped`, matrices 0 and 2
+ * change places, and 1 and 3. */
+template <bool TRANSPOSED> __device__ inline void load_matrices(uint32_t address, bool swapped, uint32_t (&to)[4])
 {
     uint32_t x[4];
-    load_matrices(address, x);
+    if (TRANSPOSED)
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+                     : "r"(address));
+    else
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+                     : "r"(address));
 #pragma unroll
     for (int q = 0; q < 4; q++) to[q] = swapped ? x[q ^ 2] : x[q];
 }
@@ -116,7 +116,8 @@ __device__ inline void mixed_slice(const matrix_arguments &a, const char *stage,
             const int kind = plane < 2 ? plane : 2, vector = plane < 2 ? 0 : plane - 1;
             uint32_t x[4];
             if (ALL)
-                load_swapped(lane_stage + own.neighbour[tile] + plane * COLUMNS * (int)sizeof(__half), swapped, x);
+                load_matrices<true>(lane_stage + own.neighbour[tile] + plane * COLUMNS * (int)sizeof(__half), swapped,
+                                    x);
             else
                 gather_halves(stage, edges, tile, features, a.F, plane, column, x);
             const uint32_t one = g == vector ? 0x3c003c00u : 0;

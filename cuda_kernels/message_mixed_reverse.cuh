@@ -25,22 +25,6 @@ struct mixed_tile {
     uint2 direction[3][4];
 };
 
-/* Four 8 x 8 matrices of halves as they are: lane 4g + t gets columns 2t and 2t + 1 of row g of each. */
-__device__ inline void load_straight(uint32_t address, uint32_t (&to)[4])
-{
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-                 : "r"(address));
-}
-
-__device__ inline void load_straight_swapped(uint32_t address, bool swapped, uint32_t (&to)[4])
-{
-    uint32_t x[4];
-    load_straight(address, x);
-#pragma unroll
-    for (int q = 0; q < 4; q++) to[q] = swapped ? x[q ^ 2] : x[q];
-}
-
 /* The functions of a tile's edges, and their directions by pairs. */
 template <bool GAUSSIAN>
 __device__ inline void make_tile(const matrix_arguments &a, const radial_table &table, const staged_edges &edges,
@@ -110,7 +94,8 @@ __device__ inline void gather_transposed(const matrix_arguments &a, const char *
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
 #pragma unroll
     for (int plane = 0; plane < REVERSE_PLANES; plane++) {
-        if (ALL) load_swapped(lane_stage + neighbour ^ plane * COLUMNS * (int)sizeof(__half), lane & 2, x[plane]);
+        if (ALL)
+            load_matrices<true>(lane_stage + neighbour ^ plane * COLUMNS * (int)sizeof(__half), lane & 2, x[plane]);
 #pragma unroll
         for (int q = 0; q < 4 && !ALL; q++)
             x[plane][q] =
@@ -127,7 +112,7 @@ __device__ inline void gather_straight(const matrix_arguments &a, const char *st
 #pragma unroll
     for (int plane = 0; plane < REVERSE_PLANES; plane++) {
         if (ALL)
-            load_straight_swapped(lane_stage + neighbour ^ plane * COLUMNS * (int)sizeof(__half), lane & 16, x[plane]);
+            load_matrices<false>(lane_stage + neighbour ^ plane * COLUMNS * (int)sizeof(__half), lane & 16, x[plane]);
 #pragma unroll
         for (int q = 0; q < 4 && !ALL; q++)
             x[plane][q] =

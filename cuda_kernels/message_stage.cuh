@@ -32,7 +32,7 @@ struct matrix_arguments {
     const int32_t *count, *edge_row;
     const edge<float> *edges;
     cluster_list clusters;
-    float *sums; /* [blocks][rows of a cluster][5][F] for rows of several passes */
+    float *sums; /* [blocks][rows of a cluster][F/16][5][16] for rows of several passes */
 };
 
 /* A row's edges of a pass: (u, d), and u with the neighbour once the radial functions are made. Padding repeats the
