@@ -215,7 +215,7 @@ __device__ inline void outputs(const float (&c)[2][4], int r, const column_ends 
 
 /* ---------------------------------------------------------------------------------------- launches */
 
-/* Whether a model's sizes and T suit the kernels of *_matrix.cu; the others are for the rest. */
+/* Whether a model's sizes and T suit the kernels of *_fused.cu; the others are for the rest. */
 template <typename T> bool fragments_fit(const weights<real<T>> &w)
 {
     return sizeof(T) != sizeof(double) && w.F % 32 == 0 && w.F <= 128 && w.H <= 256;
