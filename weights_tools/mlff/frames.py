@@ -57,7 +57,7 @@ def read_atoms(path: str) -> Iterator[ase.Atoms]:
         where = f"after frame {number}" if number >= 0 else "in the first frame"
         raise MlffError(f"{path}: cannot be read {where}: {type(error).__name__}: {error}") from None
     if number < 0:
-        raise MlffError(f"{path}: no frames")
+        raise MlffError(f"{path}: no frames in it; expected extended XYZ or another format that ASE reads")
 
 
 def _frame(number: int, atoms, model: Model, path: str) -> Frame:
