@@ -26,29 +26,30 @@ template <typename T> struct context_arguments {
     T *slope, *features, *x_v;
 };
 
-template <typename T, int F> __global__ void __launch_bounds__(2 * F, 256 / F) context_kernel(context_arguments<T> a)
+template <typename T, int F, int TILES>
+__global__ void __launch_bounds__(2 * F, 256 / F) context_kernel(context_arguments<T> a)
 {
-    constexpr int STEPS = F / GROUP, COUNT = ATOM_TILES * STEPS;
+    constexpr int STEPS = F / GROUP, COUNT = TILES * STEPS;
     extern __shared__ __align__(16) char shared[];
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, column = warp * GROUP + lane % 4 * 4;
-    const int row0 = blockIdx.x * BLOCK_ATOMS + lane / 4;
+    const int row0 = blockIdx.x * (TILE_ROWS * TILES) + lane / 4;
     uint4 *numbers = (uint4 *)shared;
     float2 *undo = (float2 *)(numbers + 2 * COUNT * PARTS<T> * 32);
     const row_fragments rows = {numbers, undo, STEPS},
                         hidden = {numbers + COUNT * PARTS<T> * 32, undo + COUNT * 8, STEPS};
-    float x[ATOM_TILES][2][4];
+    float x[TILES][2][4];
 #pragma unroll
-    for (int q = 0; q < 2 * ATOM_TILES; q++)
+    for (int q = 0; q < 2 * TILES; q++)
         read_four(a.s + (size_t)(row0 + 8 * q) * F + column, row0 + 8 * q < a.N, x[q / 2][q % 2]);
 #pragma unroll
-    for (int i = 0; i < ATOM_TILES; i++) put_rows<T>(rows, i, warp, x[i]);
+    for (int i = 0; i < TILES; i++) put_rows<T>(rows, i, warp, x[i]);
     __syncthreads();
     {
-        sums<ATOM_TILES, 1> c = {};
-        multiply<T, ATOM_TILES, 1>(rows, a.context0, warp, 0, 0, STEPS, c);
+        sums<TILES, 1> c = {};
+        multiply<T, TILES, 1>(rows, a.context0, warp, 0, 0, STEPS, c);
         const column_ends ends = ends_of(a.context0, column);
 #pragma unroll
-        for (int i = 0; i < ATOM_TILES; i++) {
+        for (int i = 0; i < TILES; i++) {
 #pragma unroll
             for (int r = 0; r < 2; r++) {
                 const int row = row0 + 16 * i + 8 * r;
@@ -62,11 +63,11 @@ template <typename T, int F> __global__ void __launch_bounds__(2 * F, 256 / F) c
         }
     }
     __syncthreads();
-    sums<ATOM_TILES, 3> c = {};
-    multiply<T, ATOM_TILES, 3>(hidden, a.context1, warp, STEPS, 0, STEPS, c);
-    float v[3][2 * ATOM_TILES][4]; /* read before anything is written, which reads could not pass */
+    sums<TILES, 3> c = {};
+    multiply<T, TILES, 3>(hidden, a.context1, warp, STEPS, 0, STEPS, c);
+    float v[3][2 * TILES][4]; /* read before anything is written, which reads could not pass */
 #pragma unroll
-    for (int q = 0; q < 6 * ATOM_TILES; q++) {
+    for (int q = 0; q < 6 * TILES; q++) {
         const int row = row0 + 8 * (q / 3);
         read_four(a.v + ((size_t)row * 3 + q % 3) * F + column, row < a.N, v[q % 3][q / 3]);
     }
@@ -74,7 +75,7 @@ template <typename T, int F> __global__ void __launch_bounds__(2 * F, 256 / F) c
     for (int part = 0; part < 3; part++) {
         const column_ends ends = ends_of(a.context1, part * F + column);
 #pragma unroll
-        for (int q = 0; q < 2 * ATOM_TILES; q++) {
+        for (int q = 0; q < 2 * TILES; q++) {
             const int row = row0 + 8 * q;
             T *features = a.features + (size_t)row * 5 * F + sliced(5, column);
             float y[4];
@@ -100,18 +101,18 @@ template <typename T> struct context_reverse_arguments {
     T *adj;
 };
 
-template <typename T, int F>
+template <typename T, int F, int TILES>
 __global__ void __launch_bounds__(2 * F, 256 / F) context_reverse_kernel(context_reverse_arguments<T> a)
 {
     constexpr int STEPS = F / GROUP;
     extern __shared__ __align__(16) char shared[];
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, column = warp * GROUP + lane % 4 * 4;
-    const int row0 = blockIdx.x * BLOCK_ATOMS + lane / 4;
+    const int row0 = blockIdx.x * (TILE_ROWS * TILES) + lane / 4;
     uint4 *numbers = (uint4 *)shared;
-    float2 *undo = (float2 *)(numbers + 3 * ATOM_TILES * STEPS * PARTS<T> * 32);
+    float2 *undo = (float2 *)(numbers + 3 * TILES * STEPS * PARTS<T> * 32);
     const row_fragments outputs_adj = {numbers, undo, 3 * STEPS}, hidden = {numbers, undo, STEPS};
 #pragma unroll
-    for (int i = 0; i < ATOM_TILES; i++) {
+    for (int i = 0; i < TILES; i++) {
         float x_adj[3][2][4], x_v[2][4], y_adj[3][2][4], v[3][2][4], v_adj[3][2][4];
 #pragma unroll
         for (int r = 0; r < 2; r++) {
@@ -147,33 +148,33 @@ __global__ void __launch_bounds__(2 * F, 256 / F) context_reverse_kernel(context
     }
     __syncthreads();
     {
-        sums<ATOM_TILES, 1> c = {};
-        multiply<T, ATOM_TILES, 1>(outputs_adj, a.context1_T, warp, 0, 0, 3 * STEPS, c);
+        sums<TILES, 1> c = {};
+        multiply<T, TILES, 1>(outputs_adj, a.context1_T, warp, 0, 0, 3 * STEPS, c);
         const column_ends ends = ends_of(a.context1_T, column);
-        float h_adj[ATOM_TILES][2][4], slope[ATOM_TILES][2][4];
+        float h_adj[TILES][2][4], slope[TILES][2][4];
 #pragma unroll
-        for (int q = 0; q < 2 * ATOM_TILES; q++)
+        for (int q = 0; q < 2 * TILES; q++)
             read_four(a.slope + (size_t)(row0 + 8 * q) * F + column, row0 + 8 * q < a.N, slope[q / 2][q % 2]);
 #pragma unroll
-        for (int q = 0; q < 2 * ATOM_TILES; q++) {
+        for (int q = 0; q < 2 * TILES; q++) {
             outputs(c[q / 2][0], q % 2, ends, h_adj[q / 2][q % 2]);
 #pragma unroll
             for (int p = 0; p < 4; p++) h_adj[q / 2][q % 2][p] *= slope[q / 2][q % 2][p];
         }
         __syncthreads();
 #pragma unroll
-        for (int i = 0; i < ATOM_TILES; i++) put_rows<T>(hidden, i, warp, h_adj[i]);
+        for (int i = 0; i < TILES; i++) put_rows<T>(hidden, i, warp, h_adj[i]);
     }
     __syncthreads();
-    sums<ATOM_TILES, 1> c = {};
-    multiply<T, ATOM_TILES, 1>(hidden, a.context0_T, warp, 0, 0, STEPS, c);
+    sums<TILES, 1> c = {};
+    multiply<T, TILES, 1>(hidden, a.context0_T, warp, 0, 0, STEPS, c);
     const column_ends ends = ends_of(a.context0_T, column);
-    float s_adj[2 * ATOM_TILES][4];
+    float s_adj[2 * TILES][4];
 #pragma unroll
-    for (int q = 0; q < 2 * ATOM_TILES; q++)
+    for (int q = 0; q < 2 * TILES; q++)
         read_four(a.adj + (size_t)(row0 + 8 * q) * 4 * F + sliced(4, column), row0 + 8 * q < a.N, s_adj[q]);
 #pragma unroll
-    for (int q = 0; q < 2 * ATOM_TILES; q++) {
+    for (int q = 0; q < 2 * TILES; q++) {
         float y[4];
         outputs(c[q / 2][0], q % 2, ends, y);
 #pragma unroll
@@ -184,25 +185,31 @@ __global__ void __launch_bounds__(2 * F, 256 / F) context_reverse_kernel(context
 
 /* -------------------------------------------------------------------------------------------- launchers */
 
-template <int F, typename T> static cudaError_t launch(const state<T> *s, const context_arguments<T> &a)
+template <int F, int TILES, typename T> static cudaError_t launch(const state<T> *s, const context_arguments<T> &a)
 {
-    constexpr size_t shared = fragment_bytes<T>(2 * ATOM_TILES * F / GROUP);
-    return launch_fused(context_kernel<T, F>, F, shared, s->N, s->stream, a);
+    constexpr size_t shared = fragment_bytes<T>(2 * TILES * F / GROUP);
+    return launch_fused(context_kernel<T, F, TILES>, F, TILES, shared, s->N, s->stream, a);
 }
 
-template <int F, typename T> static cudaError_t launch(const state<T> *s, const context_reverse_arguments<T> &a)
+template <int F, int TILES, typename T>
+static cudaError_t launch(const state<T> *s, const context_reverse_arguments<T> &a)
 {
-    constexpr size_t shared = fragment_bytes<T>(3 * ATOM_TILES * F / GROUP);
-    return launch_fused(context_reverse_kernel<T, F>, F, shared, s->N, s->stream, a);
+    constexpr size_t shared = fragment_bytes<T>(3 * TILES * F / GROUP);
+    return launch_fused(context_reverse_kernel<T, F, TILES>, F, TILES, shared, s->N, s->stream, a);
+}
+
+template <int F, typename T, typename Arguments> static cudaError_t launch_width(const state<T> *s, const Arguments &a)
+{
+    return few_atoms(s->N) ? launch<F, 1>(s, a) : launch<F, 2>(s, a);
 }
 
 template <typename T, typename Arguments> static cudaError_t launch_any(const state<T> *s, const Arguments &a)
 {
     switch (s->w.F) {
-    case 32: return launch<32>(s, a);
-    case 64: return launch<64>(s, a);
-    case 96: return launch<96>(s, a);
-    case 128: return launch<128>(s, a);
+    case 32: return launch_width<32>(s, a);
+    case 64: return launch_width<64>(s, a);
+    case 96: return launch_width<96>(s, a);
+    case 128: return launch_width<128>(s, a);
     }
     return cudaErrorInvalidValue;
 }

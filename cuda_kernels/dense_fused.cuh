@@ -3,6 +3,7 @@
 #define MLFF_CUDA_DENSE_FUSED_CUH
 /* Each of the layers that act atom by atom as one kernel, where fragments_fit; chosen by the general paths' files. */
 #include "fragments.cuh"
+#include "launch.cuh"
 
 namespace mlff
 {
@@ -14,13 +15,21 @@ template <typename T> mlff_status fused_context_reverse(state<T> *s, int l, mlff
 template <typename T> mlff_status fused_readout_forward(state<T> *s, mlff_error *error);
 template <typename T> mlff_status fused_readout_reverse(state<T> *s, mlff_error *error);
 
-/* Blocks of BLOCK_ATOMS atoms and 2 F threads: a warp for 16 features. */
+/* Whether blocks of one tile of atoms leave no multiprocessor with a second: half the work of a block, the weights read
+ * twice as often. What becomes of an atom does not depend on it. */
+inline bool few_atoms(int32_t N)
+{
+    return N <= TILE_ROWS * multiprocessors();
+}
+
+/* Blocks of so many tiles of atoms and 2 F threads: a warp for 16 features. */
 template <typename Kernel, typename Arguments>
-cudaError_t launch_fused(Kernel kernel, int F, size_t shared, int32_t N, cudaStream_t stream, const Arguments &a)
+cudaError_t launch_fused(Kernel kernel, int F, int tiles, size_t shared, int32_t N, cudaStream_t stream,
+                         const Arguments &a)
 {
     const cudaError_t code = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
     if (code != cudaSuccess) return code;
-    kernel<<<atom_blocks(N), 2 * F, shared, stream>>>(a);
+    kernel<<<(N + TILE_ROWS * tiles - 1) / (TILE_ROWS * tiles), 2 * F, shared, stream>>>(a);
     return cudaGetLastError();
 }
 

@@ -221,11 +221,6 @@ template <typename T> bool fragments_fit(const weights<real<T>> &w)
     return sizeof(T) != sizeof(double) && w.F % 32 == 0 && w.F <= 128 && w.H <= 256;
 }
 
-inline unsigned atom_blocks(int32_t N)
-{
-    return (unsigned)((N + BLOCK_ATOMS - 1) / BLOCK_ATOMS);
-}
-
 } // namespace mlff
 
 #endif

@@ -26,8 +26,6 @@
 namespace mlff
 {
 
-constexpr int MIN_ROWS = 1024; /* fewer do not fill the machine with clusters */
-
 /* Rows of a cluster, producers, buffers, seats: registers are given to warps by fours, 168 each to 12 and 255 to 8. */
 template <typename T> struct forward_shared : message_shared<T, 10, 2, 2, 256, FORWARD_PLANES> {
 };
@@ -87,15 +85,26 @@ bool message_matrix_fits(int F, int K)
 
 template <typename T> bool message_matrix_suits(const state<T> *s)
 {
-    return sizeof(T) <= sizeof(float) && s->w.L > 1 && s->w.layer[1].fragments && s->N >= MIN_ROWS;
+    return sizeof(T) <= sizeof(float) && s->w.L > 1 && s->w.layer[1].fragments && s->N > 0;
+}
+
+/* As few rows as the same number of rounds over the multiprocessors allows, so that the last is as full as the others. */
+static int rows_of_cluster(int32_t N, int most)
+{
+    const int64_t blocks = multiprocessors(), rounds = (N + blocks * most - 1) / (blocks * most);
+    return N > 0 ? (int)((N + blocks * rounds - 1) / (blocks * rounds)) : most;
+}
+
+static size_t clusters_of(int32_t N, int most)
+{
+    const int rows = rows_of_cluster(N, most);
+    return ((size_t)N + rows - 1) / rows;
 }
 
 template <typename T> size_t message_matrix_seats(int32_t N)
 {
-    const size_t forward =
-        ((size_t)N + forward_shared<T>::ROWS - 1) / forward_shared<T>::ROWS * forward_shared<T>::SEATS;
-    const size_t reverse =
-        ((size_t)N + reverse_shared<T>::ROWS - 1) / reverse_shared<T>::ROWS * reverse_shared<T>::SEATS;
+    const size_t forward = clusters_of(N, forward_shared<T>::ROWS) * forward_shared<T>::SEATS,
+                 reverse = clusters_of(N, reverse_shared<T>::ROWS) * reverse_shared<T>::SEATS;
     return forward > reverse ? forward : reverse;
 }
 
@@ -105,10 +114,7 @@ template size_t message_matrix_seats<__half>(int32_t);
 
 template <typename T> size_t message_matrix_sums(const state<T> *s)
 {
-    int device = 0, processors = 0;
-    cudaGetDevice(&device);
-    cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device); /* a block each */
-    return s->with_reverse ? (size_t)processors * reverse_shared<T>::ROWS * 5 * s->w.F : 0;
+    return s->with_reverse ? (size_t)multiprocessors() /* a block each */ * reverse_shared<T>::ROWS * 5 * s->w.F : 0;
 }
 
 template size_t message_matrix_sums(const state<double> *);
@@ -119,9 +125,14 @@ template size_t message_matrix_sums(const state<__half> *);
 template <typename T>
 static mlff_status arguments_of(state<T> *s, int l, bool reverse, matrix_arguments *a, mlff_error *error)
 {
-    const int rows = reverse ? reverse_shared<T>::ROWS : forward_shared<T>::ROWS,
-              seats = reverse ? reverse_shared<T>::SEATS : forward_shared<T>::SEATS;
-    if (s->clusters.n_rows != rows) {
+    const int forward_rows = rows_of_cluster(s->N, forward_shared<T>::ROWS),
+              reverse_rows = rows_of_cluster(s->N, reverse_shared<T>::ROWS),
+              rows = reverse ? reverse_rows : forward_rows;
+    int seats = reverse ? reverse_shared<T>::SEATS : forward_shared<T>::SEATS;
+    if (forward_rows == reverse_rows) /* few: the same clusters serve both ways */
+        seats =
+            forward_shared<T>::SEATS < reverse_shared<T>::SEATS ? forward_shared<T>::SEATS : reverse_shared<T>::SEATS;
+    if (s->clusters.n_rows != rows || s->clusters.seats != seats) {
         s->clusters.n_rows = rows;
         s->clusters.seats = seats;
         MLFF_TRY(clusters_make(s, s->clusters, error));

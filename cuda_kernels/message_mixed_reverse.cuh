@@ -271,7 +271,7 @@ __device__ inline void reverse_rows(const matrix_arguments &a, __half *features,
         barrier_wait(&shared.pass_full[pass_ring.buffer], pass_ring.parity);
         if (pass.cluster < 0) break;
         staged_edges &edges = pass.row[warp];
-        const int row = pass.cluster * ROWS + warp, begin = pass.begin, left = pass.edges[warp] - begin,
+        const int row = row_of_warp(a, pass.cluster, warp), begin = pass.begin, left = pass.edges[warp] - begin,
                   tiles = tiles_of(left);
         const bool all_seated = pass.all_seated, more = pass.more;
 #pragma unroll 1

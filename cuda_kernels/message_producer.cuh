@@ -96,8 +96,8 @@ __device__ inline coming_pass stage_pass(const matrix_arguments &a, coming_pass 
     const bool ends = next.cluster >= a.n_clusters;
     barrier_wait(&shared.pass_empty[at.buffer], at.parity ^ 1);
     if (lane < ROWS) {
-        const int row = next.cluster * ROWS + lane;
-        const bool valid = !ends && row < a.N;
+        const int row = next.cluster * a.clusters.n_rows + lane;
+        const bool valid = !ends && lane < a.clusters.n_rows && row < a.N;
         to.edges[lane] = valid ? a.count[row] : 0;
         to.first[lane] = valid ? a.first[row] : 0;
     }

@@ -168,7 +168,7 @@ __device__ inline void forward_rows(const matrix_arguments &a, const float *__re
         barrier_wait(&shared.pass_full[pass_ring.buffer], pass_ring.parity);
         if (pass.cluster < 0) break;
         staged_edges &edges = pass.row[warp];
-        const int row = pass.cluster * Shared::ROWS + warp, begin = pass.begin, left = pass.edges[warp] - begin,
+        const int row = row_of_warp(a, pass.cluster, warp), begin = pass.begin, left = pass.edges[warp] - begin,
                   tiles = tiles_of(left);
         const bool all_seated = pass.all_seated, writes = row < a.N && (begin == 0 || tiles > 0);
         uint4 phi[TILES][PARTS];

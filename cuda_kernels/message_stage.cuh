@@ -31,7 +31,7 @@ struct matrix_arguments {
     const int64_t *first;
     const int32_t *count, *edge_row;
     const edge<float> *edges;
-    cluster_list clusters;
+    cluster_list clusters; /* of at most ROWS rows: warps beyond clusters.n_rows have none */
     float *sums; /* [blocks][rows of a cluster][F/16][5][16] for rows of several passes */
 };
 
@@ -94,6 +94,12 @@ template <typename Shared> __device__ inline void prepare_block(const matrix_arg
             barrier_init(&shared.pass_empty[b], 32 * (Shared::ROWS + Shared::PRODUCERS - 1));
         }
     __syncthreads();
+}
+
+/* The row of a warp; a.N where it has none. */
+__device__ inline int row_of_warp(const matrix_arguments &a, int cluster, int warp)
+{
+    return warp < a.clusters.n_rows ? cluster * a.clusters.n_rows + warp : a.N;
 }
 
 /* A number that stays in registers, or is spilled, instead of being made anew from its parts at every use. */

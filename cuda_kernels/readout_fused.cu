@@ -132,13 +132,13 @@ template <int F, typename T> static cudaError_t launch(const state<T> *s, const 
 {
     const size_t shared =
         fragment_bytes<T>(ATOM_TILES * F / GROUP) + (size_t)BLOCK_ATOMS * a.H / GROUP * sizeof(double);
-    return launch_fused(readout_kernel<T, F>, F, shared, s->N, s->stream, a);
+    return launch_fused(readout_kernel<T, F>, F, ATOM_TILES, shared, s->N, s->stream, a);
 }
 
 template <int F, typename T> static cudaError_t launch(const state<T> *s, const readout_reverse_arguments<T> &a)
 {
     const size_t shared = fragment_bytes<T>(ATOM_TILES * a.H / GROUP);
-    return launch_fused(readout_reverse_kernel<T, F>, F, shared, s->N, s->stream, a);
+    return launch_fused(readout_reverse_kernel<T, F>, F, ATOM_TILES, shared, s->N, s->stream, a);
 }
 
 template <typename T, typename Arguments> static cudaError_t launch_any(const state<T> *s, const Arguments &a)

@@ -33,24 +33,24 @@ template <typename T> struct update_arguments {
 };
 
 /* U.V of a lane's columns, kept from the mix to the end. */
-template <typename T, int F> constexpr size_t forward_bytes()
+template <typename T, int F, int TILES> constexpr size_t forward_bytes()
 {
-    constexpr size_t mix = fragment_bytes<T>(3 * ATOM_TILES * F / GROUP), norms = BLOCK_ATOMS * F * sizeof(float),
-                     dense = fragment_bytes<T>(2 * ATOM_TILES * F / GROUP) + norms;
+    constexpr size_t mix = fragment_bytes<T>(3 * TILES * F / GROUP), norms = (TILE_ROWS * TILES) * F * sizeof(float),
+                     dense = fragment_bytes<T>(2 * TILES * F / GROUP) + norms;
     return mix > dense ? mix : dense;
 }
 
 /* V (part 0) or U (1); with U also |V|^2 and U.V: V is read again, there is no room for both in registers. */
-template <typename T, int F, int PART>
+template <typename T, int F, int TILES, int PART>
 __device__ inline void mix(const update_arguments<T> &a, const row_fragments &rows, int warp, int lane_row, int column,
-                           float (&n)[ATOM_TILES][2][4], float (&UV)[ATOM_TILES][2][4])
+                           float (&n)[TILES][2][4], float (&UV)[TILES][2][4])
 {
-    sums<3 * ATOM_TILES, 1> c = {};
-    multiply<T, 3 * ATOM_TILES, 1>(rows, a.mix, PART * F / GROUP + warp, 0, 0, F / GROUP, c);
+    sums<3 * TILES, 1> c = {};
+    multiply<T, 3 * TILES, 1>(rows, a.mix, PART * F / GROUP + warp, 0, 0, F / GROUP, c);
     const int row0 = anew(lane_row);
     const column_ends ends = ends_of(a.mix, PART * F + column);
 #pragma unroll
-    for (int i = 0; i < ATOM_TILES; i++) {
+    for (int i = 0; i < TILES; i++) {
         float V[3][2][4];
         if (PART == 1)
 #pragma unroll
@@ -64,7 +64,7 @@ __device__ inline void mix(const update_arguments<T> &a, const row_fragments &ro
             for (int k = 0; k < 3; k++) {
                 const int row = row0 + 16 * i + 8 * r;
                 float y[4];
-                outputs(c[k * ATOM_TILES + i][0], r, ends, y);
+                outputs(c[k * TILES + i][0], r, ends, y);
                 write_four(a.VU + (((size_t)row * 3 + k) * 2 + PART) * F + column, row < a.N, y);
                 if (PART == 1)
 #pragma unroll
@@ -77,20 +77,19 @@ __device__ inline void mix(const update_arguments<T> &a, const row_fragments &ro
 }
 
 /* s += y_s + y_sv U.V */
-template <typename T, int F>
+template <typename T, int F, int TILES>
 __device__ inline void apply_scalars(const update_arguments<T> &a, const row_fragments &hidden, int warp, int lane_row,
                                      int column, const float4 *UV)
 {
-    sums<ATOM_TILES, 2> c = {};
-    multiply<T, ATOM_TILES, 2>(hidden, a.dense1, warp, F / GROUP, 0, F / GROUP, c);
+    sums<TILES, 2> c = {};
+    multiply<T, TILES, 2>(hidden, a.dense1, warp, F / GROUP, 0, F / GROUP, c);
     const int row0 = anew(lane_row);
-    float s[2 * ATOM_TILES][4]; /* all reads before the writes, which they could not pass */
+    float s[2 * TILES][4]; /* all reads before the writes, which they could not pass */
 #pragma unroll
-    for (int q = 0; q < 2 * ATOM_TILES; q++)
-        read_four(a.s + (size_t)(row0 + 8 * q) * F + column, row0 + 8 * q < a.N, s[q]);
+    for (int q = 0; q < 2 * TILES; q++) read_four(a.s + (size_t)(row0 + 8 * q) * F + column, row0 + 8 * q < a.N, s[q]);
     const column_ends ends = ends_of(a.dense1, column), ends_sv = ends_of(a.dense1, F + column);
 #pragma unroll
-    for (int q = 0; q < 2 * ATOM_TILES; q++) {
+    for (int q = 0; q < 2 * TILES; q++) {
         const int row = row0 + 8 * q;
         const float4 product = UV[q * 2 * F];
         float y[4], y_sv[4];
@@ -116,18 +115,18 @@ __device__ inline void read_vectors(const update_arguments<T> &a, int row0, int 
 }
 
 /* v += y_v U; what the first tile needs is on its way while y_v is made */
-template <typename T, int F>
+template <typename T, int F, int TILES>
 __device__ inline void apply_vectors(const update_arguments<T> &a, const row_fragments &hidden, int warp, int lane_row,
                                      int column)
 {
     const int row0 = anew(lane_row);
     float v[3][2][4], U[3][2][4];
     read_vectors<T, F>(a, row0, column, v, U);
-    sums<ATOM_TILES, 1> c = {};
-    multiply<T, ATOM_TILES, 1>(hidden, a.dense1, 2 * (F / GROUP) + warp, 0, 0, F / GROUP, c);
+    sums<TILES, 1> c = {};
+    multiply<T, TILES, 1>(hidden, a.dense1, 2 * (F / GROUP) + warp, 0, 0, F / GROUP, c);
     const column_ends ends = ends_of(a.dense1, 2 * F + column);
 #pragma unroll
-    for (int i = 0; i < ATOM_TILES; i++) {
+    for (int i = 0; i < TILES; i++) {
         if (i > 0) read_vectors<T, F>(a, row0 + 16 * i, column, v, U);
 #pragma unroll
         for (int r = 0; r < 2; r++) {
@@ -145,50 +144,50 @@ __device__ inline void apply_vectors(const update_arguments<T> &a, const row_fra
     }
 }
 
-template <typename T, int F, bool LAST>
+template <typename T, int F, int TILES, bool LAST>
 __global__ void __launch_bounds__(2 * F, 256 / F) update_kernel(update_arguments<T> a)
 {
     constexpr int STEPS = F / GROUP;
     extern __shared__ __align__(16) char shared[];
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, column = warp * GROUP + lane % 4 * 4;
-    const int lane_row = blockIdx.x * BLOCK_ATOMS + lane / 4;
+    const int lane_row = blockIdx.x * (TILE_ROWS * TILES) + lane / 4;
     uint4 *numbers = (uint4 *)shared;
     {
         const int row0 = anew(lane_row);
-        float v[3][ATOM_TILES][2][4];
+        float v[3][TILES][2][4];
 #pragma unroll
         for (int c = 0; c < 3; c++)
 #pragma unroll
-            for (int q = 0; q < 2 * ATOM_TILES; q++) {
+            for (int q = 0; q < 2 * TILES; q++) {
                 const int row = row0 + 8 * q;
                 read_four(a.v_mid + ((size_t)row * 3 + c) * F + column, row < a.N, v[c][q / 2][q % 2]);
             }
-        const row_fragments rows = {numbers, (float2 *)(numbers + 3 * ATOM_TILES * STEPS * PARTS<T> * 32), STEPS};
+        const row_fragments rows = {numbers, (float2 *)(numbers + 3 * TILES * STEPS * PARTS<T> * 32), STEPS};
 #pragma unroll
         for (int c = 0; c < 3; c++)
 #pragma unroll
-            for (int i = 0; i < ATOM_TILES; i++) put_rows<T>(rows, c * ATOM_TILES + i, warp, v[c][i]);
+            for (int i = 0; i < TILES; i++) put_rows<T>(rows, c * TILES + i, warp, v[c][i]);
     }
     __syncthreads();
 
-    float n[ATOM_TILES][2][4], UV[ATOM_TILES][2][4];
+    float n[TILES][2][4], UV[TILES][2][4];
     {
-        const row_fragments rows = {numbers, (float2 *)(numbers + 3 * ATOM_TILES * STEPS * PARTS<T> * 32), STEPS};
-        mix<T, F, 0>(a, rows, warp, lane_row, column, n, UV);
-        mix<T, F, 1>(a, rows, warp, lane_row, column, n, UV);
+        const row_fragments rows = {numbers, (float2 *)(numbers + 3 * TILES * STEPS * PARTS<T> * 32), STEPS};
+        mix<T, F, TILES, 0>(a, rows, warp, lane_row, column, n, UV);
+        mix<T, F, TILES, 1>(a, rows, warp, lane_row, column, n, UV);
     }
 
-    float4 *kept = (float4 *)(shared + fragment_bytes<T>(2 * ATOM_TILES * F / GROUP)) + threadIdx.x;
+    float4 *kept = (float4 *)(shared + fragment_bytes<T>(2 * TILES * F / GROUP)) + threadIdx.x;
     {
-        const row_fragments rows = {numbers, (float2 *)(numbers + 2 * ATOM_TILES * STEPS * PARTS<T> * 32), 2 * STEPS};
+        const row_fragments rows = {numbers, (float2 *)(numbers + 2 * TILES * STEPS * PARTS<T> * 32), 2 * STEPS};
         const int row0 = anew(lane_row);
-        float s[ATOM_TILES][2][4];
+        float s[TILES][2][4];
 #pragma unroll
-        for (int q = 0; q < 2 * ATOM_TILES; q++)
+        for (int q = 0; q < 2 * TILES; q++)
             read_four(a.s + (size_t)(row0 + 8 * q) * F + column, row0 + 8 * q < a.N, s[q / 2][q % 2]);
         __syncthreads(); /* all warps are done with v */
 #pragma unroll
-        for (int i = 0; i < ATOM_TILES; i++) {
+        for (int i = 0; i < TILES; i++) {
 #pragma unroll
             for (int r = 0; r < 2; r++) {
 #pragma unroll
@@ -199,13 +198,13 @@ __global__ void __launch_bounds__(2 * F, 256 / F) update_kernel(update_arguments
             put_rows<T>(rows, i, STEPS + warp, n[i]);
         }
         __syncthreads();
-        sums<ATOM_TILES, 1> c = {};
-        multiply<T, ATOM_TILES, 1>(rows, a.dense0, warp, 0, 0, 2 * STEPS, c);
+        sums<TILES, 1> c = {};
+        multiply<T, TILES, 1>(rows, a.dense0, warp, 0, 0, 2 * STEPS, c);
         const int slope_row0 = anew(lane_row);
         const column_ends ends = ends_of(a.dense0, column);
-        float h[ATOM_TILES][2][4];
+        float h[TILES][2][4];
 #pragma unroll
-        for (int i = 0; i < ATOM_TILES; i++)
+        for (int i = 0; i < TILES; i++)
 #pragma unroll
             for (int r = 0; r < 2; r++) {
                 const int row = slope_row0 + 16 * i + 8 * r;
@@ -218,13 +217,13 @@ __global__ void __launch_bounds__(2 * F, 256 / F) update_kernel(update_arguments
         __syncthreads();
         const row_fragments hidden = {numbers, rows.undo, STEPS};
 #pragma unroll
-        for (int i = 0; i < ATOM_TILES; i++) put_rows<T>(hidden, i, warp, h[i]);
+        for (int i = 0; i < TILES; i++) put_rows<T>(hidden, i, warp, h[i]);
     }
     __syncthreads();
 
-    const row_fragments hidden = {numbers, (float2 *)(numbers + 2 * ATOM_TILES * STEPS * PARTS<T> * 32), STEPS};
-    apply_scalars<T, F>(a, hidden, warp, lane_row, column, kept);
-    if (!LAST) apply_vectors<T, F>(a, hidden, warp, lane_row, column);
+    const row_fragments hidden = {numbers, (float2 *)(numbers + 2 * TILES * STEPS * PARTS<T> * 32), STEPS};
+    apply_scalars<T, F, TILES>(a, hidden, warp, lane_row, column, kept);
+    if (!LAST) apply_vectors<T, F, TILES>(a, hidden, warp, lane_row, column);
 }
 
 /* ---------------------------------------------------------------------------------------------- reverse */
@@ -237,19 +236,19 @@ template <typename T> struct update_reverse_arguments {
     T *adj;
 };
 
-template <typename T, int F> constexpr size_t reverse_bytes()
+template <typename T, int F, int TILES> constexpr size_t reverse_bytes()
 {
-    return fragment_bytes<T>(3 * ATOM_TILES * F / GROUP) + BLOCK_ATOMS * F * sizeof(float);
+    return fragment_bytes<T>(3 * TILES * F / GROUP) + (TILE_ROWS * TILES) * F * sizeof(float);
 }
 
 /* Products of adjoints and V, U: (s_adj, s_adj U.V, U.v_adj) of 32 atoms. */
-template <typename T, int F, bool LAST>
+template <typename T, int F, int TILES, bool LAST>
 __device__ inline void put_output_adjoints(const update_reverse_arguments<T> &a, const row_fragments &rows, int warp,
                                            int row0, int column)
 {
     constexpr int STEPS = F / GROUP;
 #pragma unroll
-    for (int i = 0; i < ATOM_TILES; i++) {
+    for (int i = 0; i < TILES; i++) {
         float y_adj[3][2][4];
 #pragma unroll
         for (int r = 0; r < 2; r++) {
@@ -280,20 +279,20 @@ __device__ inline void put_output_adjoints(const update_reverse_arguments<T> &a,
 }
 
 /* s_adj += first half of [s, n]_adj; s_adj y_sv, with the old s_adj, to the lane's place. */
-template <typename T, int F>
-__device__ inline void put_scalar_adjoints(const update_reverse_arguments<T> &a, const sums<ATOM_TILES, 2> &c, int row0,
+template <typename T, int F, int TILES>
+__device__ inline void put_scalar_adjoints(const update_reverse_arguments<T> &a, const sums<TILES, 2> &c, int row0,
                                            int column, float4 *kept)
 {
-    float s_adj[2 * ATOM_TILES][4], y_sv[2 * ATOM_TILES][4];
+    float s_adj[2 * TILES][4], y_sv[2 * TILES][4];
 #pragma unroll
-    for (int q = 0; q < 2 * ATOM_TILES; q++) {
+    for (int q = 0; q < 2 * TILES; q++) {
         const int row = row0 + 8 * q;
         read_four(a.adj + (size_t)row * 4 * F + sliced(4, column), row < a.N, s_adj[q]);
         read_four(a.y_sv + (size_t)row * F + column, row < a.N, y_sv[q]);
     }
     const column_ends ends = ends_of(a.dense0_T, column);
 #pragma unroll
-    for (int q = 0; q < 2 * ATOM_TILES; q++) {
+    for (int q = 0; q < 2 * TILES; q++) {
         const int row = row0 + 8 * q;
         float in_adj[4];
         kept[q * 2 * F] = make_float4(s_adj[q][0] * y_sv[q][0], s_adj[q][1] * y_sv[q][1], s_adj[q][2] * y_sv[q][2],
@@ -306,7 +305,7 @@ __device__ inline void put_scalar_adjoints(const update_reverse_arguments<T> &a,
 }
 
 /* V_adj = n_adj V/n + s_adj y_sv U of a tile; c: sums of n_adj */
-template <typename T, int F>
+template <typename T, int F, int TILES>
 __device__ inline void put_V_adjoints(const update_reverse_arguments<T> &a, const row_fragments &rows, int i,
                                       const float (&c)[2][4], int warp, int row0, int column, const float4 *kept)
 {
@@ -335,11 +334,11 @@ __device__ inline void put_V_adjoints(const update_reverse_arguments<T> &a, cons
         }
     }
 #pragma unroll
-    for (int k = 0; k < 3; k++) put_rows<T>(rows, k * ATOM_TILES + i, warp, V[k]);
+    for (int k = 0; k < 3; k++) put_rows<T>(rows, k * TILES + i, warp, V[k]);
 }
 
 /* U_adj = s_adj y_sv V + v_adj y_v of a tile */
-template <typename T, int F, bool LAST>
+template <typename T, int F, int TILES, bool LAST>
 __device__ inline void put_U_adjoints(const update_reverse_arguments<T> &a, const row_fragments &rows, int i, int warp,
                                       int row0, int column, const float4 *kept)
 {
@@ -365,70 +364,70 @@ __device__ inline void put_U_adjoints(const update_reverse_arguments<T> &a, cons
             for (int q = 0; q < 4; q++) V[k][r][q] = across[q] * V[k][r][q] + v_adj[k][r][q] * y_v[r][q];
     }
 #pragma unroll
-    for (int k = 0; k < 3; k++) put_rows<T>(rows, k * ATOM_TILES + i, warp, V[k]);
+    for (int k = 0; k < 3; k++) put_rows<T>(rows, k * TILES + i, warp, V[k]);
 }
 
-template <typename T, int F, bool LAST>
+template <typename T, int F, int TILES, bool LAST>
 __global__ void __launch_bounds__(2 * F, 256 / F) update_reverse_kernel(update_reverse_arguments<T> a)
 {
     constexpr int STEPS = F / GROUP, OUT = LAST ? 2 : 3;
     extern __shared__ __align__(16) char shared[];
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, column = warp * GROUP + lane % 4 * 4;
-    const int lane_row = blockIdx.x * BLOCK_ATOMS + lane / 4;
+    const int lane_row = blockIdx.x * (TILE_ROWS * TILES) + lane / 4;
     uint4 *numbers = (uint4 *)shared;
-    float2 *undo = (float2 *)(numbers + 3 * ATOM_TILES * STEPS * PARTS<T> * 32);
+    float2 *undo = (float2 *)(numbers + 3 * TILES * STEPS * PARTS<T> * 32);
     const row_fragments outputs_adj = {numbers, undo, OUT * STEPS}, rows = {numbers, undo, STEPS};
-    put_output_adjoints<T, F, LAST>(a, outputs_adj, warp, lane_row, column);
+    put_output_adjoints<T, F, TILES, LAST>(a, outputs_adj, warp, lane_row, column);
     __syncthreads();
     {
-        sums<ATOM_TILES, 1> c = {};
-        multiply<T, ATOM_TILES, 1>(outputs_adj, a.dense1_T, warp, 0, 0, OUT * STEPS, c);
+        sums<TILES, 1> c = {};
+        multiply<T, TILES, 1>(outputs_adj, a.dense1_T, warp, 0, 0, OUT * STEPS, c);
         const int row0 = anew(lane_row);
         const column_ends ends = ends_of(a.dense1_T, column);
-        float h_adj[ATOM_TILES][2][4], slope[ATOM_TILES][2][4];
+        float h_adj[TILES][2][4], slope[TILES][2][4];
 #pragma unroll
-        for (int q = 0; q < 2 * ATOM_TILES; q++)
+        for (int q = 0; q < 2 * TILES; q++)
             read_four(a.slope + (size_t)(row0 + 8 * q) * F + column, row0 + 8 * q < a.N, slope[q / 2][q % 2]);
 #pragma unroll
-        for (int q = 0; q < 2 * ATOM_TILES; q++) {
+        for (int q = 0; q < 2 * TILES; q++) {
             outputs(c[q / 2][0], q % 2, ends, h_adj[q / 2][q % 2]);
 #pragma unroll
             for (int p = 0; p < 4; p++) h_adj[q / 2][q % 2][p] *= slope[q / 2][q % 2][p];
         }
         __syncthreads();
 #pragma unroll
-        for (int i = 0; i < ATOM_TILES; i++) put_rows<T>(rows, i, warp, h_adj[i]);
+        for (int i = 0; i < TILES; i++) put_rows<T>(rows, i, warp, h_adj[i]);
     }
     __syncthreads();
 
-    float4 *kept = (float4 *)(shared + fragment_bytes<T>(3 * ATOM_TILES * F / GROUP)) + threadIdx.x; /* s_adj y_sv */
+    float4 *kept = (float4 *)(shared + fragment_bytes<T>(3 * TILES * F / GROUP)) + threadIdx.x; /* s_adj y_sv */
     {
-        sums<ATOM_TILES, 2> c = {};
-        multiply<T, ATOM_TILES, 2>(rows, a.dense0_T, warp, STEPS, 0, STEPS, c);
+        sums<TILES, 2> c = {};
+        multiply<T, TILES, 2>(rows, a.dense0_T, warp, STEPS, 0, STEPS, c);
         const int row0 = anew(lane_row);
-        put_scalar_adjoints<T, F>(a, c, row0, column, kept);
+        put_scalar_adjoints<T, F, TILES>(a, c, row0, column, kept);
         __syncthreads();
 #pragma unroll
-        for (int i = 0; i < ATOM_TILES; i++) put_V_adjoints<T, F>(a, rows, i, c[i][1], warp, row0, column, kept);
+        for (int i = 0; i < TILES; i++) put_V_adjoints<T, F, TILES>(a, rows, i, c[i][1], warp, row0, column, kept);
     }
     __syncthreads();
 
-    sums<3 * ATOM_TILES, 1> c = {};
+    sums<3 * TILES, 1> c = {};
 #pragma unroll 1
     for (int part = 0; part < 2; part++) { /* V, then U */
         if (part == 1) {
             const int row0 = anew(lane_row);
             __syncthreads();
 #pragma unroll
-            for (int i = 0; i < ATOM_TILES; i++) put_U_adjoints<T, F, LAST>(a, rows, i, warp, row0, column, kept);
+            for (int i = 0; i < TILES; i++) put_U_adjoints<T, F, TILES, LAST>(a, rows, i, warp, row0, column, kept);
             __syncthreads();
         }
-        multiply<T, 3 * ATOM_TILES, 1>(rows, a.mix_T, warp, 0, part * STEPS, STEPS, c);
+        multiply<T, 3 * TILES, 1>(rows, a.mix_T, warp, 0, part * STEPS, STEPS, c);
     }
     const int row0 = anew(lane_row);
     const column_ends ends = ends_of(a.mix_T, column);
 #pragma unroll
-    for (int i = 0; i < ATOM_TILES; i++) {
+    for (int i = 0; i < TILES; i++) {
         float v_adj[6][4] = {}; /* of the last layer: not yet there */
         if (!LAST)
 #pragma unroll
@@ -440,7 +439,7 @@ __global__ void __launch_bounds__(2 * F, 256 / F) update_reverse_kernel(update_r
         for (int q = 0; q < 6; q++) {
             const int row = row0 + 16 * i + 8 * (q % 2);
             float y[4];
-            outputs(c[q / 2 * ATOM_TILES + i][0], q % 2, ends, y);
+            outputs(c[q / 2 * TILES + i][0], q % 2, ends, y);
 #pragma unroll
             for (int p = 0; p < 4; p++) y[p] += v_adj[q][p];
             write_four(a.adj + (size_t)row * 4 * F + sliced(4, column) + (1 + q / 2) * SLICE, row < a.N, y);
@@ -450,21 +449,25 @@ __global__ void __launch_bounds__(2 * F, 256 / F) update_reverse_kernel(update_r
 
 /* -------------------------------------------------------------------------------------------- launchers */
 
-template <typename T, int F, bool LAST> static cudaError_t launch(const state<T> *s, const update_arguments<T> &a)
+template <typename T, int F, int TILES, bool LAST>
+static cudaError_t launch(const state<T> *s, const update_arguments<T> &a)
 {
-    return launch_fused(update_kernel<T, F, LAST>, F, forward_bytes<T, F>(), s->N, s->stream, a);
+    return launch_fused(update_kernel<T, F, TILES, LAST>, F, TILES, forward_bytes<T, F, TILES>(), s->N, s->stream, a);
 }
 
-template <typename T, int F, bool LAST>
+template <typename T, int F, int TILES, bool LAST>
 static cudaError_t launch(const state<T> *s, const update_reverse_arguments<T> &a)
 {
-    return launch_fused(update_reverse_kernel<T, F, LAST>, F, reverse_bytes<T, F>(), s->N, s->stream, a);
+    return launch_fused(update_reverse_kernel<T, F, TILES, LAST>, F, TILES, reverse_bytes<T, F, TILES>(), s->N,
+                        s->stream, a);
 }
 
 template <typename T, int F, typename Arguments>
 static cudaError_t launch_width(const state<T> *s, int l, const Arguments &a)
 {
-    return l == s->w.L - 1 ? launch<T, F, true>(s, a) : launch<T, F, false>(s, a);
+    const bool last = l == s->w.L - 1;
+    if (few_atoms(s->N)) return last ? launch<T, F, 1, true>(s, a) : launch<T, F, 1, false>(s, a);
+    return last ? launch<T, F, 2, true>(s, a) : launch<T, F, 2, false>(s, a);
 }
 
 template <typename T, typename Arguments> static cudaError_t launch_any(const state<T> *s, int l, const Arguments &a)
