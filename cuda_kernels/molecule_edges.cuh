@@ -62,7 +62,7 @@ template <typename B> __device__ inline void read_rows(const B &b)
         b.ints(a.at.edge_rows)[q] = a.neighbour_row[b.first_slot + q] - b.begin;
     const float4 zero = make_float4(0, 0, 0, 0);
 #pragma unroll 1
-    for (int q = thread; q < b.tiles() * b.n_slots; q += THREADS) b.quads(a.at.edge_adj)[q] = zero;
+    for (int q = thread; q < B::EACH * b.n_slots; q += THREADS) b.quads(a.at.edge_adj)[q] = zero;
 }
 
 /* A warp a row, as edges_kernel (radial.cu) does it; a bad row is marked in *bad. Edges take the places of candidates
@@ -111,6 +111,39 @@ template <typename B> __device__ inline void make_edges(const B &b, int *bad)
         if (!__all_sync(ALL_LANES, good) && lane == 0) atomicMin(bad, b.begin + row);
         if (lane == 0) b.ints(a.at.row_count)[row] = count;
     }
+}
+
+/* What a warp works on in a message: up to TILE_EDGES edges of a row. */
+struct edge_tile {
+    int row, first, count;
+};
+
+__device__ inline int pack(const edge_tile &t)
+{
+    static_assert(MOST_CANDIDATES <= 1 << 16 && MOST_ROWS <= 128, "a tile is an int");
+    return t.first | t.count << 16 | t.row << 24;
+}
+
+template <typename B> __device__ inline edge_tile tile_of(const B &b, int index)
+{
+    const int packed = b.ints(b.a.at.edge_tiles)[index];
+    return {packed >> 24, packed & 0xffff, packed >> 16 & 255};
+}
+
+/* After make_edges and a barrier: tiles of all rows, ascending. A thread of the last warp a row, and one for the end. */
+template <typename B> __device__ inline void make_edge_tiles(const B &b)
+{
+    const int row = (int)threadIdx.x - (THREADS - MOST_ROWS - 1);
+    if (row < 0 || row > b.n) return;
+    const int *counts = b.ints(b.a.at.row_count);
+    int tile = 0;
+    for (int before = 0; before < row; before++) tile += (counts[before] + TILE_EDGES - 1) / TILE_EDGES;
+    b.ints(b.a.at.row_tiles)[row] = tile;
+    if (row == b.n) return;
+    const int first = b.ints(b.a.at.row_first)[row], count = counts[row];
+#pragma unroll 1
+    for (int at = 0; at < count; at += TILE_EDGES)
+        b.ints(b.a.at.edge_tiles)[tile++] = pack({row, first + at, min(TILE_EDGES, count - at)});
 }
 
 /* phi and dphi [2][E][table], 0 beyond function K: each block a share of the pairs of functions, to all of them, or,
@@ -294,7 +327,7 @@ template <typename B> __device__ inline void add_first_adjoints(const B &b, cons
 {
     const arguments &a = b.a;
     const int column = part * b.own() / B::EACH;
-    float4 *edge_adj = b.quads(a.at.edge_adj) + part * b.tiles() / B::EACH * b.n_slots; /* the part's first tile */
+    float4 *edge_adj = b.quads(a.at.edge_adj) + part * b.n_slots;
     const int lane = threadIdx.x % EDGE_LANES;
     const float *phi = tables_of(b), *dphi = phi + a.at.slots * a.w.table;
 #pragma unroll 1

@@ -32,20 +32,16 @@ __host__ __device__ inline int results_floats(int n, int E, int blocks)
     return parts > all ? parts : all;
 }
 
-/* This block's adjoints of edges, tiles of columns ascending, to the blocks whose share they are. */
+/* This block's adjoints of edges to the blocks whose share they are. */
 template <typename B> __device__ inline void send_edge_parts(const B &b)
 {
     constexpr int BLOCKS = B::BLOCKS;
-    const int tiles = b.tiles() / B::EACH, all = max(b.n_slots, BLOCKS);
+    const int all = max(b.n_slots, BLOCKS);
 #pragma unroll 1
     for (int q = threadIdx.x; q < B::EACH * all; q += THREADS) {
         const int part = q / all, e = q - part * all, owner = e % BLOCKS;
-        const float4 *adj = b.quads(b.a.at.edge_adj) + part * tiles * b.n_slots;
-        float4 sum = e < b.n_slots ? adj[e] : make_float4(0, 0, 0, 0);
-        for (int tile = 1; tile < tiles && e < b.n_slots; tile++) {
-            const float4 x = adj[tile * b.n_slots + e];
-            sum = make_float4(sum.x + x.x, sum.y + x.y, sum.z + x.z, sum.w + x.w);
-        }
+        const float4 zero = make_float4(0, 0, 0, 0);
+        const float4 sum = e < b.n_slots ? b.quads(b.a.at.edge_adj)[part * b.n_slots + e] : zero;
         const int share = share_of(b.n_slots, BLOCKS, owner);
         float *to = b.exchange_now() + ((b.rank * B::EACH + part) * share + e / BLOCKS) * 4;
         send(to, owner, make_float2(sum.x, sum.y), b.arrivals_now());
