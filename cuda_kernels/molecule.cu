@@ -108,6 +108,7 @@ __global__ void __cluster_dims__(BLOCKS, 1, 1) __launch_bounds__(THREADS, 1)
     warp_weights<4, B::EACH> first_s, first_R;
     const int inputs = min(a.w.slots, b.n_elements) * a.w.paired;
     load_first(b, first_s, first_R, 0, inputs);
+    const float2 embedding = load_embedding(b);
     __syncthreads();
     make_edge_tiles(b);
     cluster_wait(); /* every block's barriers are made */
@@ -117,7 +118,7 @@ __global__ void __cluster_dims__(BLOCKS, 1, 1) __launch_bounds__(THREADS, 1)
         cluster_barrier();
     else
         exchange(b, 2 * b.n_slots * a.w.table);
-    first_message(b, first_s, first_R);
+    first_message(b, first_s, first_R, embedding);
     warp_weights<4 * B::EACH, 1> readout0_T;
     forward(b, mix, readout0_T);
     if (a.with_reverse) reverse(b, readout0_T);

@@ -92,7 +92,8 @@ template <typename B> __device__ inline void collect_energies(const B &b)
 {
     const arguments &a = b.a;
     const double *parts = (const double *)(b.exchange_before() + energies_place(b));
-    for (int row = threadIdx.x; row < b.n; row += THREADS) {
+    const int row = (int)threadIdx.x - (THREADS - MOST_ROWS); /* the last warp: the first have rows to collect */
+    if (row >= 0 && row < b.n) {
         double sum = 0;
         for (int part = 0; part < PARTS; part++) sum += parts[part * b.n + row];
         sum = a.scale * (sum + a.readout1_bias) + a.atom_shift[b.ints(a.at.row_element)[row]];
@@ -167,12 +168,11 @@ template <typename B> __device__ inline void write_results(const B &b, int struc
             a.forces[3 * (size_t)a.atom_of_row[b.begin + q / 3] + q % 3] = row_sums[q / 3 * ROW_VALUES + 9 + q % 3];
     const int value = THREADS - 1 - (int)threadIdx.x; /* the last warp: the first has forces to write */
     if (value < 10) {
+        const double *from = value == 0 ? b.doubles(a.at.energy) : row_sums + value - 1;
+        const int stride = value == 0 ? 1 : ROW_VALUES, rows = value == 0 || a.with_reverse ? b.n : 0;
         double sum = 0;
-#pragma unroll 1
-        for (int row = 0; row < b.n; row++)
-            sum += value == 0       ? b.doubles(a.at.energy)[row]
-                   : a.with_reverse ? row_sums[row * ROW_VALUES + value - 1]
-                                    : 0;
+#pragma unroll 4 /* loads of several rows together */
+        for (int row = 0; row < rows; row++) sum += from[row * stride];
         a.sums[10 * (size_t)structure + value] = sum;
     }
     if (value == 10 || value == 11) a.marks[2 * (size_t)structure + value - 10] = b.ints(a.at.bad)[value - 10];

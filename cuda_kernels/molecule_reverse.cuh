@@ -161,8 +161,9 @@ template <typename B> __device__ inline void reverse(B &b, const warp_weights<4 
         __syncthreads();
         context_reverse(b, l, w1, adj, outputs);
     }
-    update_reverse(b, 0, outputs, adj, [] {});
-    first_message_reverse(b, adj);
+    coefficient_weights first;
+    update_reverse(b, 0, outputs, adj, [&] { load_first_reverse(b, first, 0, 0, min(a.w.slots, b.n_elements)); });
+    first_message_reverse(b, first, adj);
 }
 
 } // namespace molecule
