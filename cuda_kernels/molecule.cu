@@ -199,8 +199,8 @@ static layout make_layout(const widths &w, int n, int E, int shared_layers, int 
     at.part = take(larger(part_floats(w, n), most_tiles(n, E) * MOST_KINDS * w.own));
     at.operand =
         take(larger(larger(n * stride_of(3 * w.own), 3 * n * stride_of(2 * w.own)), n * stride_of(w.own_readout)));
-    at.s = take(n * w.own), at.v = take(3 * n * w.own);
-    at.adj = take(n * stride_of(4 * w.own));
+    at.adj = take(n * stride_of(4 * w.own)); /* begins when the state has ended */
+    at.s = at.adj, at.v = at.s + n * w.own;
     at.biases = take(w.L * BIASES * w.own + 2 * w.own_readout);
     at.filter = take((w.functions + 7) / 8 * 3 * PARTS / w.blocks * FILTER_FLOATS);
     at.layer_size = (n * (stride_of(5 * w.own) + 14 * w.own) + 3) / 4 * 4;

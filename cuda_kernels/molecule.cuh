@@ -100,7 +100,7 @@ struct layout {
     int exchange[2], exchange_size;   /* see above */
     int part;                         /* [chunk][parts_stride] of a gathered layer; [tiles][kinds][own] of a message */
     int operand;                      /* input of a scattered layer, own columns */
-    int s, v, adj;                    /* [n][own], [n][3][own], [n][stride_of(4 own)] */
+    int s, v, adj;                    /* [n][own], [n][3][own]; in their place later [n][stride_of(4 own)] */
     int biases;                       /* [L][BIASES][own], then bias and weights of the readout [2][own_readout] */
     int filter;                       /* [steps of 8][3][parts of a block][32 lanes][4] */
     int tables, layers;               /* phi and dphi [2][E][table]; what layers keep */

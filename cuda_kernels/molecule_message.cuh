@@ -134,19 +134,26 @@ __device__ inline void make_messages(const B &b, const layer_memory &m, int inde
 {
     const arguments &a = b.a;
     const int t = threadIdx.x % 4, own = b.own(), stride = stride_of(5 * own);
+    float2 x[2][5]; /* loads are under way while filters are made */
+    float4 edge[2];
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const int e = edge_of(tile, half);
+        const float *from = m.features + neighbour_of(b.ints(a.at.edge_rows)[e]) * stride + f;
+        edge[half] = b.quads(a.at.edges)[e];
+#pragma unroll
+        for (int q = 0; q < 5; q++) x[half][q] = two(from + q * own);
+    }
     float filters[1][3][4];
     make_filters(b, tile, group, filters);
     float2 sums[4] = {};
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        const int e = edge_of(tile, half);
-        const float *x = m.features + neighbour_of(b.ints(a.at.edge_rows)[e]) * stride + f;
-        const float4 edge = b.quads(a.at.edges)[e];
-        const float u[3] = {edge.x, edge.y, edge.z};
-        const float2 R = columns_of(filters[0][1], half) * two(x + own), W_v = columns_of(filters[0][2], half);
-        sums[0] = sums[0] + columns_of(filters[0][0], half) * two(x);
+        const float u[3] = {edge[half].x, edge[half].y, edge[half].z};
+        const float2 R = columns_of(filters[0][1], half) * x[half][1], W_v = columns_of(filters[0][2], half);
+        sums[0] = sums[0] + columns_of(filters[0][0], half) * x[half][0];
 #pragma unroll
-        for (int c = 0; c < 3; c++) sums[1 + c] = sums[1 + c] + u[c] * R + W_v * two(x + (2 + c) * own);
+        for (int c = 0; c < 3; c++) sums[1 + c] = sums[1 + c] + u[c] * R + W_v * x[half][2 + c];
     }
     const float2 sum = sum_over_lanes(sums, t);
     if (has_column) put_two(tile_sum(b, index, 4, t) + f, sum);
@@ -191,22 +198,30 @@ __device__ inline void make_message_adjoints(const B &b, const layer_memory &m, 
 {
     const arguments &a = b.a;
     const int lane = threadIdx.x % 32, t = lane % 4, own = b.own();
+    float2 x[5], to[2][4]; /* loads of neighbours are under way while filters are made */
+    float4 edges[2];
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const int e = edge_of(tile, half);
+        const float *of = adj + neighbour_of(b.ints(a.at.edge_rows)[e]) * stride_of(4 * own) + f;
+        edges[half] = b.quads(a.at.edges)[e];
+#pragma unroll
+        for (int q = 0; q < 4; q++) to[half][q] = two(of + q * own);
+    }
     float filters[2][3][4];
     make_filters(b, tile, group, filters);
     const float(&W)[3][4] = filters[0], (&dW)[3][4] = filters[1];
     const float *own_x = m.features + tile.row * stride_of(5 * own) + f;
-    const float2 x_s = two(own_x), x_R = two(own_x + own);
-    const float2 y0 = two(own_x + 2 * own), y1 = two(own_x + 3 * own), y2 = two(own_x + 4 * own);
+#pragma unroll
+    for (int q = 0; q < 5; q++) x[q] = two(own_x + q * own);
     float2 sums[4] = {}, x_R_adj = make_float2(0, 0);
     float edge_adj[8]; /* [half][4] */
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        const int e = edge_of(tile, half);
-        const float *to = adj + neighbour_of(b.ints(a.at.edge_rows)[e]) * stride_of(4 * own) + f;
-        const float4 edge = b.quads(a.at.edges)[e];
-        const float2 s_adj = two(to), v0 = two(to + own), v1 = two(to + 2 * own), v2 = two(to + 3 * own);
+        const float4 edge = edges[half];
+        const float2 s_adj = to[half][0], v0 = to[half][1], v1 = to[half][2], v2 = to[half][3];
         const float2 along = -edge.x * v0 + -edge.y * v1 + -edge.z * v2;
-        const float2 W_R = columns_of(W[1], half), W_v = columns_of(W[2], half), R = W_R * x_R;
+        const float2 W_R = columns_of(W[1], half), W_v = columns_of(W[2], half), R = W_R * x[1];
         sums[0] = sums[0] + W_v * v0;
         sums[1] = sums[1] + W_v * v1;
         sums[2] = sums[2] + W_v * v2;
@@ -214,8 +229,8 @@ __device__ inline void make_message_adjoints(const B &b, const layer_memory &m, 
         x_R_adj = x_R_adj + W_R * along;
         float *of = edge_adj + 4 * half;
         of[0] = -inner(R, v0), of[1] = -inner(R, v1), of[2] = -inner(R, v2);
-        of[3] = inner(columns_of(dW[0], half), x_s * s_adj) + inner(columns_of(dW[1], half), x_R * along) +
-                inner(columns_of(dW[2], half), y0 * v0 + y1 * v1 + y2 * v2);
+        of[3] = inner(columns_of(dW[0], half), x[0] * s_adj) + inner(columns_of(dW[1], half), x[1] * along) +
+                inner(columns_of(dW[2], half), x[2] * v0 + x[3] * v1 + x[4] * v2);
     }
     const float2 sum = sum_over_lanes(sums, t);
     x_R_adj = over_quad(x_R_adj);
