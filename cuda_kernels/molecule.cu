@@ -12,8 +12,8 @@
  * Bytes    each weight once a cluster each way: 88 F^2 bytes a layer for both, 3.9 MB with F = 128, L = 3, from L2; a
  *          row and layer l >= 1: 8 F floats into each block forward, 2 F in reverse and 5 F / BLOCKS from each block.
  * Cost     15 F^2 multiply-adds a row and layer each way, three products each, in tiles of 16 rows; filters 3 F (K + 1)
- *          an edge forward, twice that in reverse, in tiles of 8 edges of a row. 10 exchanges a layer (7 in the first), 4
- *          more, or 3 with tables in global memory.
+ *          an edge forward, twice that in reverse, in tiles of 8 edges of a row. 10 exchanges a layer (7 in the first),
+ *          4 more, or 3 with tables in global memory.
  * Share    9 atoms: latency of dependent instructions, about 6 cycles each (H200), in stages of 200 to 600; what a
  *          block does between two exchanges counts, not what it waits for (150 to 800 cycles of 3,000).
  * Expect   (not measured yet; H200, 128 features, 3 interactions) 9 atoms 81 us, 15 copies 88, 16 to 30 copies 130, 12

@@ -130,7 +130,7 @@ template <typename B> __device__ inline edge_tile tile_of(const B &b, int index)
     return {packed >> 24, packed & 0xffff, packed >> 16 & 255};
 }
 
-/* After make_edges and a barrier: tiles of all rows, ascending. A thread of the last warp a row, and one for the end. */
+/* After make_edges and a barrier: tiles of all rows, ascending. One of the last threads a row, and one for the end. */
 template <typename B> __device__ inline void make_edge_tiles(const B &b)
 {
     const int row = (int)threadIdx.x - (THREADS - MOST_ROWS - 1);

@@ -4,10 +4,10 @@
 /*
  * Messages of interactions l >= 1 and their reverse (docs/equations.md), own columns, in a block's memory: nothing is
  * exchanged. A warp has a tile, up to 8 edges of a row, and a part's columns, up to 16. The matrix units multiply
- * weights, 16 columns by 8 functions, with radial functions, 8 by 8 edges: so filters come out where they are used, lane
- * (g, t) having columns 2g and 2g + 1 of edges t and t + 4, and a sum over edges needs two exchanges of lanes. Tiles,
- * not rows, are dealt to the warps, so that rows of 20 edges are shared out too; after a barrier the tiles of a row are
- * added.
+ * weights, 16 columns by 8 functions, with radial functions, 8 by 8 edges: so filters come out where they are used,
+ * lane (g, t) having columns 2g and 2g + 1 of edges t and t + 4, and a sum over edges needs two exchanges of lanes.
+ * Tiles, not rows, are dealt to the warps, so that rows of 20 edges are shared out too; after a barrier the tiles of a
+ * row are added.
  *
  * Order   a tile: edges t and t + 4, a fixed tree over t; a row: its tiles ascending. An edge's sums over a part's
  *         columns: 2g and 2g + 1, a fixed tree over g; layers in their order, parts ascending.
