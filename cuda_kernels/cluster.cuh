@@ -96,6 +96,22 @@ __device__ inline float load_ahead_of_use(const float *from, bool valid)
     return value;
 }
 
+/* Two of them. */
+__device__ inline float2 load_two_ahead_of_use(const float *from, bool valid)
+{
+    float2 value;
+    asm volatile("{\n"
+                 ".reg .pred valid;\n"
+                 "setp.ne.s32 valid, %3, 0;\n"
+                 "mov.f32 %0, 0f00000000;\n"
+                 "mov.f32 %1, 0f00000000;\n"
+                 "@valid ld.global.nc.v2.f32 {%0, %1}, [%2];\n"
+                 "}"
+                 : "=f"(value.x), "=f"(value.y)
+                 : "l"(from), "r"((int)valid));
+    return value;
+}
+
 } // namespace mlff
 
 #endif

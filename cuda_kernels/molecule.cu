@@ -12,10 +12,12 @@
  * Bytes    each weight once a cluster each way: 88 F^2 bytes a layer for both, 3.9 MB with F = 128, L = 3, from L2; a
  *          row and layer l >= 1: 8 F floats into each block forward, 2 F in reverse and 5 F / BLOCKS from each block.
  * Cost     15 F^2 multiply-adds a row and layer each way, three products each, in tiles of 16 rows; filters 3 F (K + 1)
- *          an edge forward, twice that in reverse. 10 exchanges a layer (7 in the first), 4 more, or 3 with tables in
- *          global memory.
+ *          an edge forward, twice that in reverse, in tiles of 8 edges of a row. 10 exchanges a layer (7 in the first),
+ *          4 more, or 3 with tables in global memory.
  * Share    9 atoms: latency of dependent instructions, about 6 cycles each (H200), in stages of 200 to 600; what a
  *          block does between two exchanges counts, not what it waits for (150 to 800 cycles of 3,000).
+ * Measured (H200, 128 features, 3 interactions) 9 atoms 83 us, 15 copies 90, 16 to 30 copies 137 to 140, 12 atoms 100, 21
+ *          atoms 167.
  * Order    fixed (molecule_*.cuh), and of the structure alone: the same bits in any company and with any number of
  *          blocks.
  */
@@ -38,7 +40,6 @@ using namespace molecule;
 constexpr int MOST_WAVES = 5;
 constexpr double SLOWER = 1.5; /* a cluster of four than one of eight: 1.47 to 1.59 (H200, 9 atoms) */
 constexpr int MOST_STRUCTURES = 1024;
-constexpr int MOST_CANDIDATES = 4096; /* of a structure */
 
 /* ----------------------------------------------------------------------------------------------- kernel */
 
@@ -109,8 +110,9 @@ __global__ void __cluster_dims__(BLOCKS, 1, 1) __launch_bounds__(THREADS, 1)
     warp_weights<4, B::EACH> first_s, first_R;
     const int inputs = min(a.w.slots, b.n_elements) * a.w.paired;
     load_first(b, first_s, first_R, 0, inputs);
+    const float2 embedding = load_embedding(b);
     __syncthreads();
-    for (int row = 0; row < b.n; row++) b.most_edges = max(b.most_edges, b.ints(a.at.row_count)[row]);
+    make_edge_tiles(b);
     cluster_wait(); /* every block's barriers are made */
     const bool shared_tables = SHARED || a.at.shared_tables;
     make_tables(b, shared_tables);
@@ -118,7 +120,7 @@ __global__ void __cluster_dims__(BLOCKS, 1, 1) __launch_bounds__(THREADS, 1)
         cluster_barrier();
     else
         exchange(b, 2 * b.n_slots * a.w.table);
-    first_message(b, first_s, first_R);
+    first_message(b, first_s, first_R, embedding);
     warp_weights<4 * B::EACH, 1> readout0_T;
     forward(b, mix, readout0_T);
     if (a.with_reverse) reverse(b, readout0_T);
@@ -148,7 +150,7 @@ template <typename R> static widths widths_of(const weights<R> &w, int blocks)
     widths y = {};
     y.F = w.F, y.K = w.K, y.H = w.H, y.L = w.L, y.n_elements = w.n_elements;
     y.blocks = blocks;
-    y.own = w.F / blocks, y.own_readout = w.H / blocks, y.tiles = (y.own + 7) / 8;
+    y.own = w.F / blocks, y.own_readout = w.H / blocks;
     y.functions = w.K + 1, y.paired = (y.functions + 1) / 2 * 2;
     y.table = stride_of(y.functions);
     /* as many elements as fit beside v of all columns: no more memory for them */
@@ -186,22 +188,23 @@ static layout make_layout(const widths &w, int n, int E, int shared_layers, int 
     at.energy_terms = take(n * w.own_readout);
     at.position = take(6 * n);
     at.edges = take(4 * E);
-    at.edge_adj = take(4 * E * w.tiles);
+    at.edge_adj = take(4 * E * PARTS / w.blocks);
     at.edge_rows = take(E);
     at.row_first = take(n + 1), at.row_count = take(n), at.row_element = take(n), at.row_slot = take(n);
+    at.row_tiles = take(n + 1), at.edge_tiles = take(most_tiles(n, E));
     at.n_elements = take(1), at.slot_element = take(n);
     at.arrivals = take(4);
     at.bad = take(2);
     at.exchange_size = larger(larger(3 * n * stride_of(w.F), n * stride_of(2 * w.F)),
                               larger(4 * n * w.coefficient, results_floats(n, E, w.blocks)));
     for (int q = 0; q < 2; q++) at.exchange[q] = take(at.exchange_size);
-    at.part = take(part_floats(w, n));
+    at.part = take(larger(part_floats(w, n), most_tiles(n, E) * MOST_KINDS * w.own));
     at.operand =
         take(larger(larger(n * stride_of(3 * w.own), 3 * n * stride_of(2 * w.own)), n * stride_of(w.own_readout)));
-    at.s = take(n * w.own), at.v = take(3 * n * w.own);
-    for (int q = 0; q < 2; q++) at.adj[q] = take(n * stride_of(4 * w.own));
+    at.adj = take(n * stride_of(4 * w.own)); /* begins when the state has ended */
+    at.s = at.adj, at.v = at.s + n * w.own;
     at.biases = take(w.L * BIASES * w.own + 2 * w.own_readout);
-    at.filter = take((w.functions + 7) / 8 * 8 * filter_stride(3 * w.own));
+    at.filter = take((w.functions + 7) / 8 * 3 * PARTS / w.blocks * FILTER_FLOATS);
     at.layer_size = (n * (stride_of(5 * w.own) + 14 * w.own) + 3) / 4 * 4;
     at.tables = take(shared_tables ? 2 * E * w.table : 0);
     at.layers = take(shared_layers * at.layer_size);

@@ -49,16 +49,21 @@ __host__ __device__ inline int parts_stride(int stride)
     return SLICES * stride + 8;
 }
 
-/* A row of the filter in shared memory, for lanes (2t, g). */
-__host__ __device__ inline int filter_stride(int n)
-{
-    return (n + 11) / 16 * 16 + 4;
-}
-
 /* The same of other layers: whole triples of vectors, as many as the memory of all numbers of blocks is the same. */
 __host__ __device__ constexpr int chunk_of(int blocks)
 {
     return 30 * blocks / PARTS;
+}
+
+constexpr int MOST_CANDIDATES = 4096; /* of a structure */
+constexpr int TILE_EDGES = 8;         /* of a row: what a warp works on in a message */
+constexpr int MOST_KINDS = 5;         /* of a message's sums over edges: 4, and 5 in reverse */
+constexpr int FILTER_FLOATS = 128;    /* of a part of the filter's columns, 8 functions: 4 of a lane */
+
+/* Tiles of rows that have E edges in all: a row's last one is not full. */
+__host__ __device__ inline int most_tiles(int n, int E)
+{
+    return n + E / TILE_EDGES;
 }
 
 constexpr int ROW_VALUES = 12; /* of a row: virial (9), force (3) */
@@ -72,7 +77,6 @@ struct widths {
     int F, K, H, L, n_elements;
     int blocks;             /* of a cluster */
     int own, own_readout;   /* columns of a block */
-    int tiles;              /* of 8 own columns */
     int functions, paired;  /* K + 1, and that rounded up to an even number */
     int slots;              /* elements at a time */
     int table, coefficient; /* strides of radial functions and of coefficients */
@@ -87,17 +91,18 @@ struct layout {
     int energy_terms;                 /* double [n][own_readout / 2] */
     int position;                     /* double [n][3] */
     int edges;                        /* float4 [E] u, d */
-    int edge_adj;                     /* float4 [tiles][E] */
+    int edge_adj;                     /* float4 [parts of a block][E] */
     int edge_rows;                    /* int [E] neighbour's row | own << 8 | neighbour's slot << 16; -1: no edge */
     int row_first, row_count,         /* [n + 1], [n] */
         row_element, row_slot;        /* int [n] */
+    int row_tiles, edge_tiles;        /* int [n + 1] a row's first tile; [tiles] as tile_of unpacks it */
     int n_elements, slot_element;     /* int [1]; int [n] elements of the structure, ascending */
     int exchange[2], exchange_size;   /* see above */
-    int part;                         /* [chunk][parts_stride] of a gathered layer */
+    int part;                         /* [chunk][parts_stride] of a gathered layer; [tiles][kinds][own] of a message */
     int operand;                      /* input of a scattered layer, own columns */
-    int s, v, adj[2];                 /* [n][own], [n][3][own], [n][stride_of(4 own)] */
+    int s, v, adj;                    /* [n][own], [n][3][own]; in their place later [n][stride_of(4 own)] */
     int biases;                       /* [L][BIASES][own], then bias and weights of the readout [2][own_readout] */
-    int filter;                       /* [steps of 8][filter_stride] */
+    int filter;                       /* [steps of 8][3][parts of a block][32 lanes][4] */
     int tables, layers;               /* phi and dphi [2][E][table]; what layers keep */
     int layer_size;                   /* floats that a layer keeps */
     int arrivals;                     /* uint64_t [2] barriers of the exchange buffers */
@@ -159,8 +164,8 @@ template <int NUMBER, int OWN, bool SHARED> struct block {
     float *scratch;                   /* of this structure */
     int rank, first_column, n, begin; /* own columns from first_column on; the structure's rows from begin on */
     int64_t first_slot;
-    int n_slots, n_elements, most_edges; /* candidates, elements of the structure, edges of a row */
-    int exchanges;                       /* so far: buffers take turns */
+    int n_slots, n_elements; /* candidates, elements of the structure */
+    int exchanges;           /* so far: buffers take turns */
 
     __device__ int own() const
     {
@@ -169,10 +174,6 @@ template <int NUMBER, int OWN, bool SHARED> struct block {
     __device__ int F() const
     {
         return own() * BLOCKS;
-    }
-    __device__ int tiles() const
-    {
-        return (own() + 7) / 8;
     }
     __device__ float *exchange_now() const
     {

@@ -62,7 +62,7 @@ template <typename B> __device__ inline void read_rows(const B &b)
         b.ints(a.at.edge_rows)[q] = a.neighbour_row[b.first_slot + q] - b.begin;
     const float4 zero = make_float4(0, 0, 0, 0);
 #pragma unroll 1
-    for (int q = thread; q < b.tiles() * b.n_slots; q += THREADS) b.quads(a.at.edge_adj)[q] = zero;
+    for (int q = thread; q < B::EACH * b.n_slots; q += THREADS) b.quads(a.at.edge_adj)[q] = zero;
 }
 
 /* A warp a row, as edges_kernel (radial.cu) does it; a bad row is marked in *bad. Edges take the places of candidates
@@ -111,6 +111,39 @@ template <typename B> __device__ inline void make_edges(const B &b, int *bad)
         if (!__all_sync(ALL_LANES, good) && lane == 0) atomicMin(bad, b.begin + row);
         if (lane == 0) b.ints(a.at.row_count)[row] = count;
     }
+}
+
+/* What a warp works on in a message: up to TILE_EDGES edges of a row. */
+struct edge_tile {
+    int row, first, count;
+};
+
+__device__ inline int pack(const edge_tile &t)
+{
+    static_assert(MOST_CANDIDATES <= 1 << 16 && MOST_ROWS <= 128, "a tile is an int");
+    return t.first | t.count << 16 | t.row << 24;
+}
+
+template <typename B> __device__ inline edge_tile tile_of(const B &b, int index)
+{
+    const int packed = b.ints(b.a.at.edge_tiles)[index];
+    return {packed >> 24, packed & 0xffff, packed >> 16 & 255};
+}
+
+/* After make_edges and a barrier: tiles of all rows, ascending. One of the last threads a row, and one for the end. */
+template <typename B> __device__ inline void make_edge_tiles(const B &b)
+{
+    const int row = (int)threadIdx.x - (THREADS - MOST_ROWS - 1);
+    if (row < 0 || row > b.n) return;
+    const int *counts = b.ints(b.a.at.row_count);
+    int tile = 0;
+    for (int before = 0; before < row; before++) tile += (counts[before] + TILE_EDGES - 1) / TILE_EDGES;
+    b.ints(b.a.at.row_tiles)[row] = tile;
+    if (row == b.n) return;
+    const int first = b.ints(b.a.at.row_first)[row], count = counts[row];
+#pragma unroll 1
+    for (int at = 0; at < count; at += TILE_EDGES)
+        b.ints(b.a.at.edge_tiles)[tile++] = pack({row, first + at, min(TILE_EDGES, count - at)});
 }
 
 /* phi and dphi [2][E][table], 0 beyond function K: each block a share of the pairs of functions, to all of them, or,
@@ -212,6 +245,16 @@ __device__ inline void load_first(const B &b, warp_weights<4, B::EACH> &w_s, war
     }
 }
 
+/* The embedding of a thread's pair of columns, where it has one, as for_pairs deals them. */
+template <typename B> __device__ inline float2 load_embedding(const B &b)
+{
+    static_assert(MOST_ROWS * MOST_FEATURES / 4 / 2 <= THREADS, "a pair a thread, also with four blocks");
+    const arguments &a = b.a;
+    const int half = b.own() / 2, row = (int)threadIdx.x / half, f = 2 * ((int)threadIdx.x - row * half);
+    const int element = row < b.n ? b.ints(a.at.row_element)[row] : 0;
+    return load_two_ahead_of_use(a.embedding + element * b.F() + b.first_column + f, row < b.n);
+}
+
 /* A gathered layer's outputs added to [rows][own]. */
 template <typename B>
 __device__ inline void add_first(const B &b, const warp_weights<4, B::EACH> &w, const float *coefficients, int inputs,
@@ -227,15 +270,13 @@ __device__ inline void add_first(const B &b, const warp_weights<4, B::EACH> &w, 
 
 /* s and v, own columns; v goes to all blocks too. w_s, w_R: weights of the first pass. */
 template <typename B>
-__device__ inline void first_message(const B &b, warp_weights<4, B::EACH> &w_s, warp_weights<4, B::EACH> &w_R)
+__device__ inline void first_message(const B &b, warp_weights<4, B::EACH> &w_s, warp_weights<4, B::EACH> &w_R,
+                                     float2 embedding)
 {
     const arguments &a = b.a;
     const int own = b.own(), in_all = stride_of(b.F());
     float *s = b.floats(a.at.s), *v = b.floats(a.at.v);
-    for_pairs(0, b.n, own, [&](int row, int f) {
-        const int element = b.ints(a.at.row_element)[row];
-        put_two(s + row * own + f, two(a.embedding + element * b.F() + b.first_column + f));
-    });
+    for_pairs(0, b.n, own, [&](int row, int f) { put_two(s + row * own + f, embedding); });
     for_pairs(0, 3 * b.n, own, [&](int row, int f) { put_two(v + row * own + f, make_float2(0, 0)); });
 #pragma unroll 1
     for (int z0 = 0; z0 < b.n_elements; z0 += a.w.slots) {
@@ -251,56 +292,84 @@ __device__ inline void first_message(const B &b, warp_weights<4, B::EACH> &w_s, 
     for_pairs(0, 3 * b.n, own, [&](int row, int f) { send_to_all(b, to + row * in_all + f, two(v + row * own + f)); });
 }
 
+/* A thread's weights of the first message in reverse: of a coefficient, a part's columns. */
+struct coefficient_weights {
+    float2 s[MOST_PART / 2], R[MOST_PART / 2];
+};
+
+/* A thread's coefficient of a pass, of rows group, group + groups, ... */
+struct coefficient_of_thread {
+    int c, slot, k, group, groups;
+
+    __device__ coefficient_of_thread(int slots, int paired)
+    {
+        const int width = slots * paired;
+        groups = THREADS / width, group = threadIdx.x / width, c = threadIdx.x - group * width;
+        slot = slot_of_input(c, paired), k = c - slot * paired;
+    }
+};
+
+/* Of columns from `column` of the own on. */
+template <typename B>
+__device__ inline void load_first_reverse(const B &b, coefficient_weights &w, int column, int z0, int slots)
+{
+    const arguments &a = b.a;
+    const int columns = b.own() / B::EACH;
+    const coefficient_of_thread y(slots, a.w.paired);
+    const bool valid = y.group < y.groups && y.k < a.w.functions;
+    const int element = valid ? b.ints(a.at.slot_element)[z0 + y.slot] : 0;
+    const int at = (element * a.w.functions + (valid ? y.k : 0)) * b.F() + b.first_column + column;
+#pragma unroll
+    for (int q = 0; q < MOST_PART / 2; q++) {
+        w.s[q] = load_two_ahead_of_use(a.first_s + at + 2 * q, valid && 2 * q < columns);
+        w.R[q] = load_two_ahead_of_use(a.first_R + at + 2 * q, valid && 2 * q < columns);
+    }
+}
+
 /* Adjoints of coefficients [n][slots][paired] float4, from a part's columns of the adjoint of the state, the first
  * of them `column` of the own. A thread a coefficient of some rows: its weights are loaded once. */
 template <typename B>
-__device__ inline void make_coefficient_adjoints(const B &b, const float *adj, int column, int z0, int slots)
+__device__ inline void make_coefficient_adjoints(const B &b, const coefficient_weights &w, const float *adj, int column,
+                                                 int slots)
 {
     const arguments &a = b.a;
-    const int own = b.own(), columns = own / B::EACH, width = slots * a.w.paired, stride = stride_of(4 * own),
-              groups = THREADS / width;
-    const int group = threadIdx.x / width, c = threadIdx.x - group * width;
-    const int slot = slot_of_input(c, a.w.paired), k = c - slot * a.w.paired;
+    const int own = b.own(), columns = own / B::EACH, width = slots * a.w.paired, stride = stride_of(4 * own);
+    const coefficient_of_thread y(slots, a.w.paired);
     float4 *to = (float4 *)coefficients_of(b);
-    const bool valid = group < groups && k < a.w.functions;
-    const int element = valid ? b.ints(a.at.slot_element)[z0 + slot] : 0;
-    const size_t at = ((size_t)element * a.w.functions + (valid ? k : 0)) * b.F() + b.first_column + column;
-    float2 w_s[MOST_PART / 2], w_R[MOST_PART / 2];
-#pragma unroll
-    for (int q = 0; q < MOST_PART / 2; q++)
-        if (2 * q < columns) w_s[q] = two(a.first_s + at + 2 * q), w_R[q] = two(a.first_R + at + 2 * q);
     __syncthreads(); /* the adjoint is there, and what was in the coefficients' place was read */
-    if (group >= groups) return;
+    if (y.group >= y.groups) return;
 #pragma unroll 1
-    for (int row = group; row < b.n; row += groups) {
+    for (int row = y.group; row < b.n; row += y.groups) {
         float4 sum = make_float4(0, 0, 0, 0);
         const float *of = adj + row * stride + column;
 #pragma unroll
         for (int q = 0; q < MOST_PART / 2; q++) {
-            if (2 * q >= columns || !valid) break;
+            if (2 * q >= columns) break;
             const float2 s = two(of + 2 * q), x = two(of + own + 2 * q), y = two(of + 2 * own + 2 * q),
                          z = two(of + 3 * own + 2 * q);
-            sum.x += w_s[q].x * s.x + w_s[q].y * s.y;
-            sum.y += w_R[q].x * x.x + w_R[q].y * x.y;
-            sum.z += w_R[q].x * y.x + w_R[q].y * y.y;
-            sum.w += w_R[q].x * z.x + w_R[q].y * z.y;
+            sum.x += w.s[q].x * s.x + w.s[q].y * s.y;
+            sum.y += w.R[q].x * x.x + w.R[q].y * x.y;
+            sum.z += w.R[q].x * y.x + w.R[q].y * y.y;
+            sum.w += w.R[q].x * z.x + w.R[q].y * z.y;
         }
-        to[row * width + c] = sum;
+        to[row * width + y.c] = sum;
     }
 }
 
-/* Adds a part to the adjoints of edges: EDGE_LANES lanes an edge. */
-template <typename B> __device__ inline void add_first_adjoints(const B &b, const float *adj, int part)
+/* Adds a part to the adjoints of edges: EDGE_LANES lanes an edge. `w`: weights of part 0's first pass. */
+template <typename B>
+__device__ inline void add_first_adjoints(const B &b, coefficient_weights &w, const float *adj, int part)
 {
     const arguments &a = b.a;
     const int column = part * b.own() / B::EACH;
-    float4 *edge_adj = b.quads(a.at.edge_adj) + part * b.tiles() / B::EACH * b.n_slots; /* the part's first tile */
+    float4 *edge_adj = b.quads(a.at.edge_adj) + part * b.n_slots;
     const int lane = threadIdx.x % EDGE_LANES;
     const float *phi = tables_of(b), *dphi = phi + a.at.slots * a.w.table;
 #pragma unroll 1
     for (int z0 = 0; z0 < b.n_elements; z0 += a.w.slots) {
         const int slots = min(a.w.slots, b.n_elements - z0), width = slots * a.w.paired;
-        make_coefficient_adjoints(b, adj, column, z0, slots);
+        if (part > 0 || z0 > 0) load_first_reverse(b, w, column, z0, slots);
+        make_coefficient_adjoints(b, w, adj, column, slots);
         __syncthreads();
         const float4 *c = (const float4 *)coefficients_of(b);
 #pragma unroll 1
@@ -330,10 +399,10 @@ template <typename B> __device__ inline void add_first_adjoints(const B &b, cons
     }
 }
 
-template <typename B> __device__ inline void first_message_reverse(const B &b, const float *adj)
+template <typename B> __device__ inline void first_message_reverse(const B &b, coefficient_weights &w, const float *adj)
 {
 #pragma unroll 1
-    for (int part = 0; part < B::EACH; part++) add_first_adjoints(b, adj, part);
+    for (int part = 0; part < B::EACH; part++) add_first_adjoints(b, w, adj, part);
 }
 
 } // namespace molecule

@@ -3,12 +3,14 @@
 #define MLFF_CUDA_MOLECULE_MESSAGE_CUH
 /*
  * Messages of interactions l >= 1 and their reverse (docs/equations.md), own columns, in a block's memory: nothing is
- * exchanged. A warp has 8 columns of a row: filters of 16 of its edges at a time are a product of radial functions and
- * weights through the matrix units, and are used where they come out, lane (g, t) having edges g and g + 8 and columns
- * 2t, 2t + 1 of all three parts. Where no row has more than 8 edges a warp takes two rows.
+ * exchanged. A warp has a tile, up to 8 edges of a row, and a part's columns, up to 16. The matrix units multiply
+ * weights, 16 columns by 8 functions, with radial functions, 8 by 8 edges: so filters come out where they are used,
+ * lane (g, t) having columns 2g and 2g + 1 of edges t and t + 4, and a sum over edges needs two exchanges of lanes.
+ * Tiles, not rows, are dealt to the warps, so that rows of 20 edges are shared out too; after a barrier the tiles of a
+ * row are added.
  *
- * Order   16 edges at a time ascending, edges g and g + 8, a fixed tree over the lanes' g. An edge's sums over columns:
- *         a fixed tree over 8, layers in their order, tiles of columns ascending, parts ascending.
+ * Order   a tile: edges t and t + 4, a fixed tree over t; a row: its tiles ascending. An edge's sums over a part's
+ *         columns: 2g and 2g + 1, a fixed tree over g; layers in their order, parts ascending.
  */
 #include "molecule_edges.cuh"
 #include "warp_sums.cuh"
@@ -18,172 +20,168 @@ namespace mlff
 namespace molecule
 {
 
-/* A layer's filter, own columns, [steps of 8][filter_stride], parts one behind the other; there after wait_for_copies()
- * and a barrier. Beyond function K are zeros from the beginning. */
+/* Where a lane's weights of 8 functions are in the filter: column 2g of functions 2t and 2t + 1 (x, z), 2g + 1 (y, w).
+ */
+template <typename B> __device__ inline int filter_place(int step, int part, int group, int lane)
+{
+    return ((step * 3 + part) * B::EACH + group) * FILTER_FLOATS + 4 * lane;
+}
+
+/* A layer's filter, own columns; there after wait_for_copies() and a barrier. Beyond function K, and beyond the own
+ * columns, are zeros from the beginning. */
 template <typename B> __device__ inline void load_filter(const B &b, int l)
 {
     const arguments &a = b.a;
-    const int pairs = 3 * b.own() / 2, stride = filter_stride(3 * b.own());
+    const int own = b.own(), pairs = 3 * own / 2, each = own / B::EACH;
     float *to = b.floats(a.at.filter);
 #pragma unroll 1
     for (int q = threadIdx.x; q < a.w.functions * pairs; q += THREADS) {
-        const int k = q / pairs, v = 2 * (q - k * pairs);
-        copy_two_async(to + k * stride + v,
-                       a.layer[l].filter + k * 3 * b.F() + column_of(v, b.own(), b.first_column, b.F()));
+        const int k = q / pairs, v = 2 * (q - k * pairs), part = (v >= own) + (v >= 2 * own), f = v - part * own;
+        const int group = f / each, lane = (f - group * each) / 2 * 4 + k % 8 / 2;
+        copy_two_async(to + filter_place<B>(k / 8, part, group, lane) + k % 2 * 2,
+                       a.layer[l].filter + (k * 3 + part) * b.F() + b.first_column + f);
     }
 }
 
-/* Zeros beyond function K. */
 template <typename B> __device__ inline void clear_filter(const B &b)
 {
-    const int stride = filter_stride(3 * b.own()), rows = (b.a.w.functions + 7) / 8 * 8;
-    for (int q = b.a.w.functions * stride + threadIdx.x; q < rows * stride; q += THREADS)
-        b.floats(b.a.at.filter)[q] = 0;
+    const int quads = filter_place<B>((b.a.w.functions + 7) / 8, 0, 0, 0) / 4;
+    for (int q = threadIdx.x; q < quads; q += THREADS) b.quads(b.a.at.filter)[q] = make_float4(0, 0, 0, 0);
 }
 
-/* What a warp works on: for both halves of its lanes' edges the row, and the edge or -1. */
-struct edge_pair {
-    int row[2], edge[2], neighbour[2];
-};
-
-template <typename B> __device__ inline edge_pair edges_of(const B &b, int task, int base, bool paired)
-{
-    const int g = threadIdx.x % 32 / 4;
-    edge_pair p;
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        const int row = paired ? 2 * task + half : task, at = paired ? g : base + 8 * half + g;
-        const bool valid = row < b.n && at < b.ints(b.a.at.row_count)[min(row, b.n - 1)];
-        p.row[half] = min(row, b.n - 1);
-        p.edge[half] = valid ? b.ints(b.a.at.row_first)[row] + at : -1;
-        p.neighbour[half] = valid ? neighbour_of(b.ints(b.a.at.edge_rows)[p.edge[half]]) : 0;
-    }
-    return p;
-}
-
-/* W[table][part] of a warp's 16 edges and 8 columns from f0 on, as lanes have them: (g, 2t) (g, 2t+1) (g+8, 2t) (g+8,
- * 2t+1); from phi, and from dphi for the second table. */
+/* W[table][part] of a tile's edges and a group's columns, as a lane has them: column 2g of edges t and t + 4, then 2g +
+ * 1; from phi, and from dphi for the second table. Edges that the tile does not have, and columns, are 0. */
 template <int TABLES, typename B>
-__device__ inline void make_filters(const B &b, const edge_pair &p, int f0, float (&W)[TABLES][3][4])
+__device__ inline void make_filters(const B &b, const edge_tile &tile, int group, float (&W)[TABLES][3][4])
 {
     const arguments &a = b.a;
-    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, own = b.own(), stride = filter_stride(3 * own);
-    const bool has_column = f0 + g < own;
+    const int lane = threadIdx.x % 32, t = lane % 4, edge = lane / 8 + lane / 4 % 2 * 4; /* of column g of a product */
+    const float4 *weights = (const float4 *)(b.floats(a.at.filter) + filter_place<B>(0, 0, group, lane));
+    const float *tables = tables_of(b) + (tile.first + edge) * a.w.table + 2 * t;
     __syncwarp(); /* the units want all lanes together */
-    const float *weights = b.floats(a.at.filter) + 2 * t * stride + f0 + (has_column ? g : 0);
 #pragma unroll
     for (int q = 0; q < TABLES * 12; q++) W[q / 12][q / 4 % 3][q % 4] = 0;
 #pragma unroll 1
-    for (int k = 0; k < a.w.functions; k += 8) {
-        split_inputs x[TABLES];
+    for (int step = 0; 8 * step < a.w.functions; step++) {
+        split_weights functions[TABLES];
 #pragma unroll
         for (int table = 0; table < TABLES; table++) {
-            const float *from = tables_of(b) + table * a.at.slots * a.w.table + k + 2 * t;
             const float2 zero = make_float2(0, 0);
-            x[table] = split(p.edge[0] < 0 ? zero : two(from + p.edge[0] * a.w.table),
-                             p.edge[1] < 0 ? zero : two(from + p.edge[1] * a.w.table));
+            const float2 x = edge < tile.count ? two(tables + table * a.at.slots * a.w.table + 8 * step) : zero;
+            functions[table] = split(x.x, x.y);
         }
 #pragma unroll
         for (int part = 0; part < 3; part++) {
-            const float *from = weights + k * stride + part * own;
-            const split_weights w = split(has_column ? from[0] : 0, has_column ? from[stride] : 0);
+            const float4 w = weights[filter_place<B>(step, part, 0, 0) / 4];
+            const split_inputs columns = split(make_float2(w.x, w.z), make_float2(w.y, w.w));
 #pragma unroll
-            for (int table = 0; table < TABLES; table++) multiply(W[table][part], x[table], w);
+            for (int table = 0; table < TABLES; table++) multiply(W[table][part], columns, functions[table]);
         }
     }
 }
 
-/* The sum over the lanes' g, in all of them. */
-__device__ inline float2 over_edges(float2 value)
+/* Of edge t + 4 half: both columns. */
+__device__ inline float2 columns_of(const float (&W)[4], int half)
 {
-    for (int half = 4; half < 32; half *= 2)
-        value =
-            value + make_float2(__shfl_xor_sync(ALL_LANES, value.x, half), __shfl_xor_sync(ALL_LANES, value.y, half));
-    return value;
+    return make_float2(W[half], W[2 + half]);
 }
 
-/* A half without an edge has filters of zero and works on row 0: a branch would part its loads from the other's. */
-template <typename B> __device__ inline float4 edge_or_zero(const B &b, int e)
+/* The lane's edge in a half; one that the tile does not have is its last one, with filters of zero: a branch would part
+ * its loads from the other half's. */
+__device__ inline int edge_of(const edge_tile &tile, int half)
 {
-    return e < 0 ? make_float4(0, 0, 0, 0) : b.quads(b.a.at.edges)[e];
+    return tile.first + min((int)(threadIdx.x % 4) + 4 * half, tile.count - 1);
 }
 
-/* The warp's columns of all rows: add(edges of a pass, sums of their halves), then put(row, its sums), COUNT a row. */
-template <int COUNT, typename B, typename Add, typename Put>
-__device__ inline void over_rows(const B &b, const Add &add, const Put &put)
+/* Sums of 4 kinds over the lanes of a quad; lane t returns that of kind t. */
+__device__ inline float2 sum_over_lanes(const float2 (&p)[4], int t)
 {
-    const int tiles = b.tiles(), warp = threadIdx.x / 32;
-    const bool paired = b.most_edges <= 8;
-    const int tasks = paired ? (b.n + 1) / 2 : b.n;
+    const float x[4] = {p[0].x, p[1].x, p[2].x, p[3].x}, y[4] = {p[0].y, p[1].y, p[2].y, p[3].y};
+    return make_float2(mlff::sum_over_lanes(x, t), mlff::sum_over_lanes(y, t));
+}
+
+/* body(its index, tile, group of columns, the lane's first column, it is one) for each of the warp's tiles. */
+template <typename B, typename Body> __device__ inline void for_tiles(const B &b, Body body)
+{
+    const int all = B::EACH * b.ints(b.a.at.row_tiles)[b.n], each = b.own() / B::EACH;
 #pragma unroll 1
-    for (int task = warp / tiles; task < tasks; task += WARPS / tiles) {
-        float2 sums[2][COUNT] = {};
-        const int edges = paired ? 1 : b.ints(b.a.at.row_count)[task];
-#pragma unroll 1
-        for (int base = 0; base < edges; base += 16) add(edges_of(b, task, base, paired), sums);
-        if (!paired)
-#pragma unroll
-            for (int c = 0; c < COUNT; c++) sums[0][c] = sums[0][c] + sums[1][c];
-        const int row = paired ? 2 * task : task, end = paired ? min(row + 2, b.n) : row + 1;
-#pragma unroll 1 /* one piece of code for both */
-        for (int r = row; r < end; r++) {
-            put(r, sums[0]);
-#pragma unroll
-            for (int c = 0; c < COUNT; c++) sums[0][c] = sums[1][c];
-        }
+    for (int task = threadIdx.x / 32; task < all; task += WARPS) {
+        const int index = task / B::EACH, group = task % B::EACH, f = threadIdx.x % 32 / 4 * 2;
+        body(index, tile_of(b, index), group, group * each + min(f, each - 2), f < each);
     }
 }
 
-/* Adds what the edges of a pass give: s, v [3]. */
+/* Where a tile's sum of a kind is, [tiles][kinds][own]; then a row's. */
+template <typename B> __device__ inline float *tile_sum(const B &b, int index, int kinds, int kind)
+{
+    return b.floats(b.a.at.part) + (index * kinds + kind) * b.own();
+}
+
+template <typename B> __device__ inline float2 row_sum(const B &b, int row, int kinds, int kind, int f)
+{
+    const int end = b.ints(b.a.at.row_tiles)[row + 1];
+    float2 sum = make_float2(0, 0);
+#pragma unroll 1
+    for (int index = b.ints(b.a.at.row_tiles)[row]; index < end; index++)
+        sum = sum + two(tile_sum(b, index, kinds, kind) + f);
+    return sum;
+}
+
+/* A tile's sums: s, v [3]. */
 template <typename B>
-__device__ inline void add_messages(const B &b, const layer_memory &m, const edge_pair &p, int f0, float2 (&sums)[2][4])
+__device__ inline void make_messages(const B &b, const layer_memory &m, int index, const edge_tile &tile, int group,
+                                     int f, bool has_column)
 {
     const arguments &a = b.a;
-    const int t = threadIdx.x % 4, own = b.own(), f = min(f0 + 2 * t, own - 2), stride = stride_of(5 * own);
-    float filters[1][3][4];
-    make_filters(b, p, f0, filters);
-    const float(&W)[3][4] = filters[0];
+    const int t = threadIdx.x % 4, own = b.own(), stride = stride_of(5 * own);
+    float2 x[2][5]; /* loads are under way while filters are made */
+    float4 edge[2];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        const float *x = m.features + p.neighbour[half] * stride + f;
-        const float4 edge = edge_or_zero(b, p.edge[half]);
-        const float u[3] = {edge.x, edge.y, edge.z};
-        const float2 W_s = make_float2(W[0][2 * half], W[0][2 * half + 1]);
-        const float2 R = make_float2(W[1][2 * half], W[1][2 * half + 1]) * two(x + own);
-        const float2 W_v = make_float2(W[2][2 * half], W[2][2 * half + 1]);
-        sums[half][0] = sums[half][0] + W_s * two(x);
+        const int e = edge_of(tile, half);
+        const float *from = m.features + neighbour_of(b.ints(a.at.edge_rows)[e]) * stride + f;
+        edge[half] = b.quads(a.at.edges)[e];
 #pragma unroll
-        for (int c = 0; c < 3; c++) sums[half][1 + c] = sums[half][1 + c] + u[c] * R + W_v * two(x + (2 + c) * own);
+        for (int q = 0; q < 5; q++) x[half][q] = two(from + q * own);
     }
+    float filters[1][3][4];
+    make_filters(b, tile, group, filters);
+    float2 sums[4] = {};
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const float u[3] = {edge[half].x, edge[half].y, edge[half].z};
+        const float2 R = columns_of(filters[0][1], half) * x[half][1], W_v = columns_of(filters[0][2], half);
+        sums[0] = sums[0] + columns_of(filters[0][0], half) * x[half][0];
+#pragma unroll
+        for (int c = 0; c < 3; c++) sums[1 + c] = sums[1 + c] + u[c] * R + W_v * x[half][2 + c];
+    }
+    const float2 sum = sum_over_lanes(sums, t);
+    if (has_column) put_two(tile_sum(b, index, 4, t) + f, sum);
 }
 
-/* s += and v = v of the layer +, v to all blocks: a lane to the block of its g. */
-template <typename B>
-__device__ inline void put_messages(const B &b, const layer_memory &m, int row, int f, float2 (&sums)[4])
-{
-    const int g = threadIdx.x % 32 / 4, own = b.own(), in_all = stride_of(b.F());
-#pragma unroll
-    for (int c = 0; c < 4; c++) sums[c] = over_edges(sums[c]);
-    if (f >= own) return;
-    float *s = b.floats(b.a.at.s) + row * own + f, *v = b.floats(b.a.at.v) + 3 * row * own + f;
-    if (g == 0) put_two(s, two(s) + sums[0]);
-#pragma unroll
-    for (int c = 0; c < 3; c++) {
-        const float2 value = two(m.v + (3 * row + c) * own + f) + sums[1 + c];
-        if (g == 0) put_two(v + c * own, value);
-        if (g < B::BLOCKS)
-            send(b.exchange_now() + (3 * row + c) * in_all + b.first_column + f, g, value, b.arrivals_now());
-    }
-}
-
-/* After a barrier of the block: features and filter of layer l are there. */
+/* After a barrier of the block: features and filter of layer l are there. s += and v = v of the layer +, v to all
+ * blocks. */
 template <typename B> __device__ inline void message(const B &b, int l)
 {
     const layer_memory m = layer_of(b, l);
-    const int warp = threadIdx.x / 32, f0 = warp % b.tiles() * 8, f = f0 + threadIdx.x % 4 * 2;
-    over_rows<4>(
-        b, [&](const edge_pair &p, float2(&sums)[2][4]) { add_messages(b, m, p, f0, sums); },
-        [&](int row, float2(&sums)[4]) { put_messages(b, m, row, f, sums); });
+    const int own = b.own(), in_all = stride_of(b.F());
+    for_tiles(b, [&](int index, const edge_tile &tile, int group, int f, bool has_column) {
+        make_messages(b, m, index, tile, group, f, has_column);
+    });
+    __syncthreads();
+    for_quads(0, b.n, own, [&](int row, int f, int q, bool valid) {
+        const int c = max(q - 1, 0);
+        float *s = b.floats(b.a.at.s) + row * own + f, *v = b.floats(b.a.at.v) + (3 * row + c) * own + f;
+        const float2 before = q == 0 ? two(s) : two(m.v + (3 * row + c) * own + f);
+        const float2 sum = before + row_sum(b, row, 4, q, f);
+        if (valid) put_two(q == 0 ? s : v, sum);
+        float *to = b.exchange_now() + 3 * row * in_all + b.first_column + f;
+#pragma unroll
+        for (int component = 0; component < 3; component++) {
+            const float2 value = of_lane(sum, 1 + component);
+            if (valid) send_by_quad(b, to + component * in_all, value, q);
+        }
+    });
 }
 
 /* ---------------------------------------------------------------------------------------------- reverse */
@@ -193,76 +191,82 @@ __device__ inline float inner(float2 x, float2 y)
     return x.x * y.x + x.y * y.y;
 }
 
-/* The edges of a pass: adjoints of the row's own features to sums (x_s, x_R, y [3]), of the edges to their places. */
+/* A tile's adjoints of the row's own features, y [3], x_s, x_R; those of its edges to their places. */
 template <typename B>
-__device__ inline void add_message_adjoints(const B &b, const layer_memory &m, const float *adj, const edge_pair &p,
-                                            int tile, float2 (&sums)[2][5])
+__device__ inline void make_message_adjoints(const B &b, const layer_memory &m, const float *adj, int index,
+                                             const edge_tile &tile, int group, int f, bool has_column)
 {
     const arguments &a = b.a;
-    const int t = threadIdx.x % 4, own = b.own(), f0 = 8 * tile, f = min(f0 + 2 * t, own - 2);
-    float filters[2][3][4];
-    make_filters(b, p, f0, filters);
-    const float(&W)[3][4] = filters[0], (&dW)[3][4] = filters[1];
+    const int lane = threadIdx.x % 32, t = lane % 4, own = b.own();
+    float2 x[5], to[2][4]; /* loads of neighbours are under way while filters are made */
+    float4 edges[2];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        const float *own_x = m.features + p.row[half] * stride_of(5 * own) + f;
-        const float *to = adj + p.neighbour[half] * stride_of(4 * own) + f;
-        const float4 edge = edge_or_zero(b, p.edge[half]);
-        const float2 s_adj = two(to), v0 = two(to + own), v1 = two(to + 2 * own), v2 = two(to + 3 * own);
-        const float2 x_s = two(own_x), x_R = two(own_x + own);
+        const int e = edge_of(tile, half);
+        const float *of = adj + neighbour_of(b.ints(a.at.edge_rows)[e]) * stride_of(4 * own) + f;
+        edges[half] = b.quads(a.at.edges)[e];
+#pragma unroll
+        for (int q = 0; q < 4; q++) to[half][q] = two(of + q * own);
+    }
+    float filters[2][3][4];
+    make_filters(b, tile, group, filters);
+    const float(&W)[3][4] = filters[0], (&dW)[3][4] = filters[1];
+    const float *own_x = m.features + tile.row * stride_of(5 * own) + f;
+#pragma unroll
+    for (int q = 0; q < 5; q++) x[q] = two(own_x + q * own);
+    float2 sums[4] = {}, x_R_adj = make_float2(0, 0);
+    float edge_adj[8]; /* [half][4] */
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const float4 edge = edges[half];
+        const float2 s_adj = to[half][0], v0 = to[half][1], v1 = to[half][2], v2 = to[half][3];
         const float2 along = -edge.x * v0 + -edge.y * v1 + -edge.z * v2;
-        const float2 dot = two(own_x + 2 * own) * v0 + two(own_x + 3 * own) * v1 + two(own_x + 4 * own) * v2;
-        const int q = 2 * half;
-        const float2 W_s = make_float2(W[0][q], W[0][q + 1]), W_R = make_float2(W[1][q], W[1][q + 1]),
-                     W_v = make_float2(W[2][q], W[2][q + 1]), R = W_R * x_R;
-        sums[half][0] = sums[half][0] + W_s * s_adj;
-        sums[half][1] = sums[half][1] + W_R * along;
-        sums[half][2] = sums[half][2] + W_v * v0;
-        sums[half][3] = sums[half][3] + W_v * v1;
-        sums[half][4] = sums[half][4] + W_v * v2;
-        float edge_adj[4] = {-inner(R, v0), -inner(R, v1), -inner(R, v2),
-                             inner(make_float2(dW[0][q], dW[0][q + 1]), x_s * s_adj) +
-                                 inner(make_float2(dW[1][q], dW[1][q + 1]), x_R * along) +
-                                 inner(make_float2(dW[2][q], dW[2][q + 1]), dot)};
-#pragma unroll
-        for (int c = 0; c < 4; c++)
-            if (f0 + 2 * t >= own) edge_adj[c] = 0;
-        const float sum = sum_over_lanes(edge_adj, t); /* component t, over the tile's columns */
-        if (p.edge[half] >= 0) ((float *)(b.quads(a.at.edge_adj) + tile * b.n_slots + p.edge[half]))[t] += sum;
+        const float2 W_R = columns_of(W[1], half), W_v = columns_of(W[2], half), R = W_R * x[1];
+        sums[0] = sums[0] + W_v * v0;
+        sums[1] = sums[1] + W_v * v1;
+        sums[2] = sums[2] + W_v * v2;
+        sums[3] = sums[3] + columns_of(W[0], half) * s_adj;
+        x_R_adj = x_R_adj + W_R * along;
+        float *of = edge_adj + 4 * half;
+        of[0] = -inner(R, v0), of[1] = -inner(R, v1), of[2] = -inner(R, v2);
+        of[3] = inner(columns_of(dW[0], half), x[0] * s_adj) + inner(columns_of(dW[1], half), x[1] * along) +
+                inner(columns_of(dW[2], half), x[2] * v0 + x[3] * v1 + x[4] * v2);
     }
+    const float2 sum = sum_over_lanes(sums, t);
+    x_R_adj = over_quad(x_R_adj);
+    if (has_column) {
+        put_two(tile_sum(b, index, 5, t) + f, sum);
+        if (t == 0) put_two(tile_sum(b, index, 5, 4) + f, x_R_adj);
+    }
+    const float edge_sum = transposed_sum(edge_adj, lane); /* component g % 4 of edge t + 4 (g / 4) */
+    const int edge = t + lane / 16 * 4;
+    if (edge < tile.count)
+        ((float *)(b.quads(a.at.edge_adj) + group * b.n_slots + tile.first + edge))[lane / 4 % 4] += edge_sum;
 }
 
-/* The row's x_adj into the operand of context1's reverse, [n][stride_of(3 own)]; v_adj += x_v y_adj into `next`. */
-template <typename B>
-__device__ inline void put_message_adjoints(const B &b, const layer_memory &m, const float *adj, float *next, int row,
-                                            int f, float2 (&sums)[5])
-{
-    const int own = b.own(), stride = stride_of(4 * own);
-#pragma unroll
-    for (int c = 0; c < 5; c++) sums[c] = over_edges(sums[c]);
-    if (f >= own || threadIdx.x % 32 >= 4) return;
-    const float2 x_v = two(m.x_v + row * own + f);
-    float2 x_v_adj = make_float2(0, 0);
-    put_two(next + row * stride + f, two(adj + row * stride + f));
-#pragma unroll
-    for (int c = 0; c < 3; c++) {
-        const int place = row * stride + (1 + c) * own + f;
-        x_v_adj = x_v_adj + sums[2 + c] * two(m.v + (3 * row + c) * own + f);
-        put_two(next + place, two(adj + place) + x_v * sums[2 + c]);
-    }
-    float *to = b.floats(b.a.at.operand) + row * stride_of(3 * own) + f;
-    put_two(to, sums[0]);
-    put_two(to + own, sums[1]);
-    put_two(to + 2 * own, x_v_adj);
-}
-
-template <typename B> __device__ inline void message_reverse(const B &b, int l, const float *adj, float *next)
+/* x_adj into the operand of context1's reverse, [n][stride_of(3 own)]; v_adj += x_v y_adj. */
+template <typename B> __device__ inline void message_reverse(const B &b, int l, float *adj)
 {
     const layer_memory m = layer_of(b, l);
-    const int warp = threadIdx.x / 32, tile = warp % b.tiles(), f = 8 * tile + threadIdx.x % 4 * 2;
-    over_rows<5>(
-        b, [&](const edge_pair &p, float2(&sums)[2][5]) { add_message_adjoints(b, m, adj, p, tile, sums); },
-        [&](int row, float2(&sums)[5]) { put_message_adjoints(b, m, adj, next, row, f, sums); });
+    const int own = b.own();
+    for_tiles(b, [&](int index, const edge_tile &tile, int group, int f, bool has_column) {
+        make_message_adjoints(b, m, adj, index, tile, group, f, has_column);
+    });
+    __syncthreads();
+    for_quads(0, b.n, own, [&](int row, int f, int q, bool valid) {
+        const int c = min(q, 2);
+        const float2 mine = row_sum(b, row, 5, q, f), x_R_adj = row_sum(b, row, 5, 4, f), zero = make_float2(0, 0);
+        const float2 x_v = two(m.x_v + row * own + f), v = two(m.v + (3 * row + c) * own + f);
+        const float2 x_v_adj = over_quad(q < 3 ? mine * v : zero), x_s_adj = of_lane(mine, 3);
+        if (!valid) return;
+        if (q < 3) {
+            float *v_adj = adj + row * stride_of(4 * own) + (1 + c) * own + f;
+            put_two(v_adj, two(v_adj) + x_v * mine);
+            put_two(b.floats(b.a.at.operand) + row * stride_of(3 * own) + q * own + f, q == 0   ? x_s_adj
+                                                                                       : q == 1 ? x_R_adj
+                                                                                                : x_v_adj);
+        }
+    });
 }
 
 } // namespace molecule

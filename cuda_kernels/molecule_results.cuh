@@ -32,20 +32,16 @@ __host__ __device__ inline int results_floats(int n, int E, int blocks)
     return parts > all ? parts : all;
 }
 
-/* This block's adjoints of edges, tiles of columns ascending, to the blocks whose share they are. */
+/* This block's adjoints of edges to the blocks whose share they are. */
 template <typename B> __device__ inline void send_edge_parts(const B &b)
 {
     constexpr int BLOCKS = B::BLOCKS;
-    const int tiles = b.tiles() / B::EACH, all = max(b.n_slots, BLOCKS);
+    const int all = max(b.n_slots, BLOCKS);
 #pragma unroll 1
     for (int q = threadIdx.x; q < B::EACH * all; q += THREADS) {
         const int part = q / all, e = q - part * all, owner = e % BLOCKS;
-        const float4 *adj = b.quads(b.a.at.edge_adj) + part * tiles * b.n_slots;
-        float4 sum = e < b.n_slots ? adj[e] : make_float4(0, 0, 0, 0);
-        for (int tile = 1; tile < tiles && e < b.n_slots; tile++) {
-            const float4 x = adj[tile * b.n_slots + e];
-            sum = make_float4(sum.x + x.x, sum.y + x.y, sum.z + x.z, sum.w + x.w);
-        }
+        const float4 zero = make_float4(0, 0, 0, 0);
+        const float4 sum = e < b.n_slots ? b.quads(b.a.at.edge_adj)[part * b.n_slots + e] : zero;
         const int share = share_of(b.n_slots, BLOCKS, owner);
         float *to = b.exchange_now() + ((b.rank * B::EACH + part) * share + e / BLOCKS) * 4;
         send(to, owner, make_float2(sum.x, sum.y), b.arrivals_now());
@@ -96,7 +92,8 @@ template <typename B> __device__ inline void collect_energies(const B &b)
 {
     const arguments &a = b.a;
     const double *parts = (const double *)(b.exchange_before() + energies_place(b));
-    for (int row = threadIdx.x; row < b.n; row += THREADS) {
+    const int row = (int)threadIdx.x - (THREADS - MOST_ROWS); /* the last warp: the first have rows to collect */
+    if (row >= 0 && row < b.n) {
         double sum = 0;
         for (int part = 0; part < PARTS; part++) sum += parts[part * b.n + row];
         sum = a.scale * (sum + a.readout1_bias) + a.atom_shift[b.ints(a.at.row_element)[row]];
@@ -171,12 +168,11 @@ template <typename B> __device__ inline void write_results(const B &b, int struc
             a.forces[3 * (size_t)a.atom_of_row[b.begin + q / 3] + q % 3] = row_sums[q / 3 * ROW_VALUES + 9 + q % 3];
     const int value = THREADS - 1 - (int)threadIdx.x; /* the last warp: the first has forces to write */
     if (value < 10) {
+        const double *from = value == 0 ? b.doubles(a.at.energy) : row_sums + value - 1;
+        const int stride = value == 0 ? 1 : ROW_VALUES, rows = value == 0 || a.with_reverse ? b.n : 0;
         double sum = 0;
-#pragma unroll 1
-        for (int row = 0; row < b.n; row++)
-            sum += value == 0       ? b.doubles(a.at.energy)[row]
-                   : a.with_reverse ? row_sums[row * ROW_VALUES + value - 1]
-                                    : 0;
+#pragma unroll 4 /* loads of several rows together */
+        for (int row = 0; row < rows; row++) sum += from[row * stride];
         a.sums[10 * (size_t)structure + value] = sum;
     }
     if (value == 10 || value == 11) a.marks[2 * (size_t)structure + value - 10] = b.ints(a.at.bad)[value - 10];

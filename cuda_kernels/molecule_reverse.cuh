@@ -144,7 +144,7 @@ template <typename B> __device__ inline void reverse(B &b, const warp_weights<4 
 {
     const arguments &a = b.a;
     const int own = b.own(), F = b.F(), L = a.w.L;
-    float *adj = b.floats(a.at.adj[0]), *other = b.floats(a.at.adj[1]);
+    float *adj = b.floats(a.at.adj);
     warp_weights<6 * B::EACH, 1> outputs;
     load_scattered(outputs, a.layer[L - 1].dense1_T, own, 2, F, F, b);
     scattered(b, w, b.floats(a.at.operand), stride_of(a.w.own_readout), 1, a.w.own_readout, b.n);
@@ -157,14 +157,13 @@ template <typename B> __device__ inline void reverse(B &b, const warp_weights<4 
             load_scattered(w1, a.layer[l].context1_T, own, 3, F, F, b);
             load_filter(b, l);
         });
-        message_reverse(b, l, adj, other);
-        float *before = adj;
-        adj = other, other = before;
+        message_reverse(b, l, adj);
         __syncthreads();
         context_reverse(b, l, w1, adj, outputs);
     }
-    update_reverse(b, 0, outputs, adj, [] {});
-    first_message_reverse(b, adj);
+    coefficient_weights first;
+    update_reverse(b, 0, outputs, adj, [&] { load_first_reverse(b, first, 0, 0, min(a.w.slots, b.n_elements)); });
+    first_message_reverse(b, first, adj);
 }
 
 } // namespace molecule

@@ -7,25 +7,34 @@
 namespace mlff
 {
 
-/* One exchange of transposed_sum: lanes with the bit 2 HALF keep the upper HALF values. */
-template <int HALF> __device__ inline void exchange_halves(double (&value)[16], int lane)
+/* One exchange of a transposed sum: lanes with the bit LANE keep the upper HALF values. */
+template <int HALF, int LANE, typename R, int COUNT> __device__ inline void exchange_halves(R (&value)[COUNT], int lane)
 {
-    const bool upper = lane & (2 * HALF);
+    const bool upper = lane & LANE;
 #pragma unroll
     for (int q = 0; q < HALF; q++) {
-        const double keep = upper ? value[q + HALF] : value[q], send = upper ? value[q] : value[q + HALF];
-        value[q] = keep + __shfl_xor_sync(0xffffffffu, send, 2 * HALF);
+        const R keep = upper ? value[q + HALF] : value[q], send = upper ? value[q] : value[q + HALF];
+        value[q] = keep + __shfl_xor_sync(0xffffffffu, send, LANE);
     }
 }
 
 /* Sums 16 values over the warp in 16 exchanges; lanes 2q and 2q + 1 return the sum of value q. */
 __device__ inline double transposed_sum(double (&value)[16], int lane)
 {
-    exchange_halves<8>(value, lane);
-    exchange_halves<4>(value, lane);
-    exchange_halves<2>(value, lane);
-    exchange_halves<1>(value, lane);
+    exchange_halves<8, 16>(value, lane);
+    exchange_halves<4, 8>(value, lane);
+    exchange_halves<2, 4>(value, lane);
+    exchange_halves<1, 2>(value, lane);
     return value[0] + __shfl_xor_sync(0xffffffffu, value[0], 1);
+}
+
+/* Sums 8 values over lanes t, 4 + t .. 28 + t in 7 exchanges; lane 4g + t returns the sum of value g. */
+__device__ inline float transposed_sum(float (&value)[8], int lane)
+{
+    exchange_halves<4, 16>(value, lane);
+    exchange_halves<2, 8>(value, lane);
+    exchange_halves<1, 4>(value, lane);
+    return value[0];
 }
 
 /* Sums 4 values over lanes 4g .. 4g + 3; lane 4g + t returns the sum of value t. */
