@@ -45,10 +45,11 @@ __device__ inline void cluster_wait()
     asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
-/* A barrier for bytes that arrive; one thread makes it, before cluster_arrive(). */
-__device__ inline void make_arrivals(uint64_t *barrier)
+/* A barrier for bytes that arrive and so many arrivals of the block's own threads; one thread makes it, before
+ * cluster_arrive(). */
+__device__ inline void make_arrivals(uint64_t *barrier, int arrivals)
 {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(barrier)) : "memory");
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 
@@ -61,7 +62,13 @@ __device__ inline void send(float *shared, int rank, float2 value, uint64_t *bar
                  : "memory");
 }
 
-/* One thread tells how many bytes a phase has; they may have arrived. */
+/* A thread arrives at its own block's barrier: what it has read and written comes before what others do behind it. */
+__device__ inline void arrive(uint64_t *barrier)
+{
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
+}
+
+/* The same; tells how many bytes a phase has, which may have arrived. */
 __device__ inline void expect_arrivals(uint64_t *barrier, int bytes)
 {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)

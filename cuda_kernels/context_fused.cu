@@ -200,7 +200,7 @@ static cudaError_t launch(const state<T> *s, const context_reverse_arguments<T> 
 
 template <int F, typename T, typename Arguments> static cudaError_t launch_width(const state<T> *s, const Arguments &a)
 {
-    return few_atoms(s->N) ? launch<F, 1>(s, a) : launch<F, 2>(s, a);
+    return few_atoms(s->N, F) ? launch<F, 1>(s, a) : launch<F, 2>(s, a);
 }
 
 template <typename T, typename Arguments> static cudaError_t launch_any(const state<T> *s, const Arguments &a)

@@ -34,11 +34,12 @@ namespace mlff
 
 using namespace molecule;
 
-/* Clusters of a call are at most so many times those that run at the same time: beyond that a machine that is full with
- * the general path is faster, because it reads a weight once for many rows. H200, 9 atoms: 89 us and 75 for each
- * further wave of 15, 388 for 64 copies in five; 437 for 128 copies on the general path. */
-constexpr int MOST_WAVES = 5;
-constexpr double SLOWER = 1.5; /* a cluster of four than one of eight: 1.47 to 1.59 (H200, 9 atoms) */
+/* Clusters that run at the same time take a time of about (rows + START) each; a cluster of four takes SLOWER times that
+ * of one of eight. What would last longer than MOST_TIME is faster on the general path, which fills the machine with all
+ * structures at once. H200, 128 features, us, here and there: 9 atoms 84 and 218, 30 copies 141 and 238, 45 copies 243
+ * and 247, 90 copies 392 and 276; 16 atoms, 30 copies 231 and 248; 21 atoms 166 and 234, 30 copies 331 and 261; 32 atoms
+ * 240 and 233. */
+constexpr double START = 8, MOST_TIME = 48, SLOWER = 1.5;
 constexpr int MOST_STRUCTURES = 1024;
 
 /* ----------------------------------------------------------------------------------------------- kernel */
@@ -95,7 +96,7 @@ __global__ void __cluster_dims__(BLOCKS, 1, 1) __launch_bounds__(THREADS, 1)
     b.first_column = rank * b.own();
     if (threadIdx.x < 2) {
         b.ints(a.at.bad)[threadIdx.x] = NO_ROW;
-        make_arrivals((uint64_t *)(b.memory + a.at.arrivals) + threadIdx.x);
+        make_arrivals((uint64_t *)(b.memory + a.at.arrivals) + threadIdx.x, THREADS);
     }
     cluster_arrive();
     find_rows(b, structure);
@@ -289,12 +290,10 @@ static int four_suit(const widths &w, const layout &at, int most_bytes)
     return w.own == 2 * MOST_PART && w.H % (8 * PARTS) == 0 && bytes_of(at) <= (size_t)most_bytes;
 }
 
-/* Clusters of four take fewer waves, each longer by SLOWER. The bits are the same: only time depends on this. */
-static int of_four_are_faster(int32_t structures, int of_eight, int of_four)
+/* Of so many structures, where so many clusters run at a time. */
+static int waves_of(int32_t structures, int at_a_time)
 {
-    if (of_eight < 1 || of_four < 1) return 0;
-    const int waves8 = (structures + of_eight - 1) / of_eight, waves4 = (structures + of_four - 1) / of_four;
-    return SLOWER * waves4 < waves8;
+    return (structures + at_a_time - 1) / at_a_time;
 }
 
 template <typename T> mlff_status molecules_plan(state<T> *s, mlff_error *error)
@@ -329,11 +328,16 @@ template <typename T> mlff_status molecules_plan(state<T> *s, mlff_error *error)
     widths w = widths_of(s->w, 8);
     if (!choose_layout(w, rows, slots, (size_t)most, &at)) return MLFF_OK;
     const int of_eight = at_a_time(&p->of_eight, w, at, most);
-    if (s->n_chunks > MOST_WAVES * of_eight) return MLFF_OK;
+    if (of_eight < 1) return MLFF_OK;
+    double waves = waves_of(s->n_chunks, of_eight);
     const widths w4 = widths_of(s->w, 4);
     const layout at4 = make_layout(w4, rows, slots, w4.L, 1);
-    if (four_suit(w4, at4, most) && of_four_are_faster(s->n_chunks, of_eight, at_a_time(&p->of_four, w4, at4, most)))
-        w = w4, at = at4;
+    const int of_four = four_suit(w4, at4, most) ? at_a_time(&p->of_four, w4, at4, most) : 0;
+    if (of_four > 0 && SLOWER * waves_of(s->n_chunks, of_four) < waves) {
+        waves = SLOWER * waves_of(s->n_chunks, of_four);
+        w = w4, at = at4; /* the bits are the same */
+    }
+    if ((rows + START) * waves > MOST_TIME) return MLFF_OK;
     p->blocks = w.blocks, p->shared_bytes = bytes_of(at);
     p->rows = rows, p->slots = slots;
     p->shared_layers = at.shared_layers, p->shared_tables = at.shared_tables;

@@ -12,9 +12,9 @@
  *               adds the parts in the order of blocks: where the input is wider than the output (2F or 3F to F)
  * Both take one exchange: a block waits until so many bytes have arrived. Two buffers take turns. A block sends into a
  * buffer for the second time only when it has everything of the exchange between, which every block sends after it has
- * read the first: nothing is overwritten before it was read, and within a block too who has waited knows that its other
- * threads have read what they sent from. Nothing else orders threads; where they read each other's values there is a
- * barrier of the block.
+ * read the first: nothing is overwritten before it was read. An exchange is a barrier of the block's own threads too:
+ * each arrives before it waits, which costs nothing measurable (83.3 us instead of 83.2 with 9 atoms, H200). Within a
+ * quad of lanes that read what one of them then writes, the warp is synchronised.
  *
  * A cluster has eight blocks, or four, of which more run at a time. Sums over blocks are sums over PARTS parts of the
  * columns in a fixed order, and a block of four makes two of them apart: the same bits with both.
@@ -333,10 +333,14 @@ template <typename Body> __device__ inline void for_quads(int begin, int rows, i
     }
 }
 
-/* Waits until all of an exchange is there, values [count] in all; then the buffers change places. */
+/* Waits until all of an exchange is there, values [count] in all, and all threads of the block are here; then the buffers
+ * change places. */
 template <typename B> __device__ inline void exchange(B &b, int count)
 {
-    if (threadIdx.x == 0) expect_arrivals(b.arrivals_now(), count * (int)sizeof(float));
+    if (threadIdx.x == 0)
+        expect_arrivals(b.arrivals_now(), count * (int)sizeof(float));
+    else
+        arrive(b.arrivals_now());
     wait_for_arrivals(b.arrivals_now(), b.exchanges / 2 % 2);
     b.exchanges++;
 }

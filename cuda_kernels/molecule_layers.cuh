@@ -161,6 +161,7 @@ template <typename B> __device__ inline void put_update(const B &b, int l, const
         const float2 UV = over_quad(q < 3 ? U * two(VU) : make_float2(0, 0));
         const float2 mine = sums(row - begin, part * own + f) + two(bias + part * own + f);
         const float2 sum = s_before + of_lane(mine, 0) + of_lane(mine, 1) * UV, y_v = of_lane(mine, 2);
+        __syncwarp(); /* the quad has read s */
         if (!valid) return;
         send_by_quad(b, to + row * in_all + f, sum, q);
         if (q == 0) put_two(s + row * own + f, sum);

@@ -71,6 +71,7 @@ __device__ inline void put_products_reverse(const B &b, int l, const slice_sums 
         const float2 along = make_float2(times_inverse_root(n_adj.x, square.x + b.a.epsilon),
                                          times_inverse_root(n_adj.y, square.y + b.a.epsilon));
         const float2 across = s_adj * two(m.y_sv + row * own + f);
+        __syncwarp(); /* the quad has read s_adj */
         if (!valid) return;
         if (q == 0) put_two(state_adj, s_adj + mine);
         if (q == 3) return;
@@ -131,6 +132,7 @@ __device__ inline void context_reverse(B &b, int l, const warp_weights<6 * B::EA
         for_quads(begin, rows, own, [&](int row, int f, int q, bool valid) {
             float *s_adj = adj + row * stride_of(4 * own) + f;
             const float2 sum = two(s_adj) + sums.of_quad(row - begin, f, q);
+            __syncwarp(); /* the quad has read s_adj */
             put_outputs_reverse(b, l - 1, adj, row, f, sum, q, valid);
             if (valid && q == 0) put_two(s_adj, sum);
         });

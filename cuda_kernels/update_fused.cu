@@ -466,7 +466,7 @@ template <typename T, int F, typename Arguments>
 static cudaError_t launch_width(const state<T> *s, int l, const Arguments &a)
 {
     const bool last = l == s->w.L - 1;
-    if (few_atoms(s->N)) return last ? launch<T, F, 1, true>(s, a) : launch<T, F, 1, false>(s, a);
+    if (few_atoms(s->N, F)) return last ? launch<T, F, 1, true>(s, a) : launch<T, F, 1, false>(s, a);
     return last ? launch<T, F, 2, true>(s, a) : launch<T, F, 2, false>(s, a);
 }
 
