@@ -20,7 +20,7 @@ float message_matrix_pack(const double *filter, int F, int K, uint2 *fragments);
 size_t message_mixed_fragments(int F);
 float message_mixed_pack(const double *filter, int F, int K, uint2 *fragments);
 
-/* Whether this evaluation goes through the matrix units: few rows do not fill the machine with clusters. */
+/* Whether this evaluation goes through the matrix units: in single and mixed, where the model has fragments. */
 template <typename T> bool message_matrix_suits(const state<T> *s);
 
 /* Seats that clusters of N rows need at most, over both directions. */
