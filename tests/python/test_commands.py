@@ -17,6 +17,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 import mlff
 import mlff.cli
 import mlff.convert.cli
+import mlff.frames
 import mlff.label
 
 
@@ -241,6 +242,31 @@ def test_eval_reads_and_writes_compressed_files(run, library, fixtures, tmp_path
     status, out, _ = run("eval", fixtures / "gaussian_ev.safetensors", packed, "-o", tmp_path / "out.extxyz.xz")
     assert status == 0 and "1 frames" in out
     assert lzma.decompress((tmp_path / "out.extxyz.xz").read_bytes()).count(b"\n") > 3
+
+
+def test_a_compressed_file_is_decompressed_once(tmp_path, monkeypatch):
+    frames = [ase.Atoms("H", [[0.0, 0.0, float(n)]]) for n in range(200)]
+    ase.io.write(tmp_path / "plain.extxyz", frames, format="extxyz")
+    data = (tmp_path / "plain.extxyz").read_bytes()
+    taken, actual = [], lzma.LZMADecompressor
+
+    class Counted:
+        def __init__(self, *arguments, **options):
+            self.actual = actual(*arguments, **options)
+
+        def __getattr__(self, name):
+            return getattr(self.actual, name)
+
+        def decompress(self, *arguments, **options):
+            out = self.actual.decompress(*arguments, **options)
+            taken.append(len(out))
+            return out
+
+    monkeypatch.setattr(lzma, "LZMADecompressor", Counted)
+    (tmp_path / "packed.extxyz.xz").write_bytes(lzma.compress(data))
+    atoms = list(mlff.frames.read_atoms(str(tmp_path / "packed.extxyz.xz")))
+    assert [a.positions[0, 2] for a in atoms] == list(range(200))
+    assert sum(taken) == len(data)
 
 
 def test_eval_of_many_frames_goes_through_all(run, library, fixtures, tmp_path):

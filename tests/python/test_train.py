@@ -200,6 +200,42 @@ def test_it_stops_early_when_validation_gains_nothing(run, copper, tmp_path):
     assert status == 0 and torch.load(f"{model}.state", weights_only=True)["epochs_done"] == state["epochs_done"]
 
 
+def test_a_time_limit_ends_the_run_and_its_schedule(run, copper, tmp_path):
+    model = tmp_path / "m.safetensors"
+    options = [copper, *SMALL, "-o", model, "--time-limit", "3", "--no-picture"]
+    began = time.monotonic()
+    status, _, err = run(*options, "--max-minutes", str(1.0 / 60.0), program=train.main)
+    assert status == 0, err
+    middle = torch.load(f"{model}.state", weights_only=True)
+    assert 1.0 < middle["seconds"] < 2.5
+    status, _, err = run(*options, "--resume", program=train.main)
+    assert status == 0, err
+    state = torch.load(f"{model}.state", weights_only=True)
+    assert 3.0 <= state["seconds"] < 4.0 and time.monotonic() - began < 20.0
+    assert state["epochs_done"] > middle["epochs_done"] > 0
+    assert state["history"]["evaluations"][-1]["epoch"] == state["epochs_done"]
+    rate = state["optimizer"]["param_groups"][0]["lr"]  # half a cosine's end
+    assert 0.0 <= rate < 0.01 * middle["optimizer"]["param_groups"][0]["lr"]
+    training = ModelFile.read(model).info["training"]
+    assert f"of {state['epochs_done']} (time limit 3 s)" in training
+
+
+def test_the_energy_weight_of_the_end_counts_late_and_in_validation(copper):
+    frames = train_data.read_frames(str(copper), 4.0)[:4]
+    data = train_data.GraphSet(frames, ["Cu"], np.zeros(1), 4.0, CPU, torch.float64)
+    o = train_fit.Options(epochs=4, batch_size=2, energy_weight=1.0, late_energy_weight=30.0, late_from=0.5)
+    model = train_model.PaiNN(train_model.Hyperparameters(4, 1, "bessel", 4, 4.0, 1e-8, 4), ["Cu"], 1.0, np.zeros(1))
+    trainer, weights = train_fit.Trainer(model.double(), data, o), []
+    for _ in range(8):
+        trainer.step(torch.arange(2))
+        weights.append(float(trainer.energy_weight))
+    assert weights == [1.0] * 4 + [30.0] * 4
+    batch = data.batch(torch.arange(2))
+    off = (batch["energy"] + 8.0, batch["forces"], batch["virial"])  # 2 eV an atom
+    assert float(train_fit.loss_of_batch(off, batch, o)) == pytest.approx(60.0, rel=1e-3)
+    assert float(train_fit.loss_of_batch(off, batch, o, trainer.energy_weight / 2)) == pytest.approx(30.0, rel=1e-3)
+
+
 def test_the_metadata_tells_data_split_and_licence(run, copper, tmp_path):
     model = tmp_path / "m.safetensors"
     status, out, err = run(copper, *SMALL, "-o", model, "--epochs", "1", "--test-last", "4", "--test-fraction", "0.2",

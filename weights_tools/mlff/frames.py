@@ -3,7 +3,13 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import os
+import shutil
+import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Iterable, Iterator, TextIO
 
@@ -20,6 +26,7 @@ EV_PER_CUBIC_ANGSTROM_IN_GPA = 160.2176634
 
 _ATOMS_IN_A_BATCH = 2048
 _FRAMES_IN_A_BATCH = 256
+_DECOMPRESSORS = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
 
 
 @dataclass
@@ -41,18 +48,40 @@ def read(path: str, model: Model) -> Iterator[Frame]:
         yield _frame(number, atoms, model, path)
 
 
+@contextmanager
+def _seekable(path: str) -> Iterator[str | TextIO]:
+    """The path of a plain file, or the decompressed text of a compressed one as an open file.
+
+    ASE's reader of extended XYZ goes back in the file for each frame; in a compressed one each time everything before is
+    decompressed anew (400 frames of 192 atoms took 100 s instead of 0.4 s).
+    """
+    decompress = _DECOMPRESSORS.get(os.path.splitext(path)[1])
+    if decompress is None:
+        yield path
+        return
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as plain:
+        with decompress(path, "rt", encoding="utf-8") as compressed:
+            shutil.copyfileobj(compressed, plain, 1 << 20)
+        plain.seek(0)
+        yield plain
+
+
 def read_atoms(path: str) -> Iterator[ase.Atoms]:
     """ASE's atoms of the frames of a file, .xz, .gz and .bz2 too; MlffError says where it cannot be read."""
     if not os.path.exists(path):
         raise MlffError(f"{path}: no such file")
     bare = path
-    for suffix in (".xz", ".gz", ".bz2"):
+    for suffix in _DECOMPRESSORS:
         bare = bare.removesuffix(suffix)
-    file_format = "extxyz" if bare.endswith((".xyz", ".extxyz")) else None
     number = -1
     try:
-        for number, atoms in enumerate(ase.io.iread(path, index=":", format=file_format)):
-            yield atoms
+        if bare.endswith((".xyz", ".extxyz")):
+            with _seekable(path) as file:
+                for number, atoms in enumerate(ase.io.iread(file, index=":", format="extxyz")):
+                    yield atoms
+        else:
+            for number, atoms in enumerate(ase.io.iread(path, index=":")):
+                yield atoms
     except Exception as error:  # ASE's readers raise whatever their parsing trips over
         where = f"after frame {number}" if number >= 0 else "in the first frame"
         raise MlffError(f"{path}: cannot be read {where}: {type(error).__name__}: {error}") from None

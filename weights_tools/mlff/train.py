@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+import time
 from pathlib import Path
 
 from .errors import MlffError, require
@@ -53,6 +54,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
     g = parser.add_argument_group("training")
     g.add_argument("--epochs", type=int, default=1000)
+    g.add_argument("--time-limit", type=float, default=math.inf, metavar="SECONDS",
+                   help="train for so long, whatever --epochs is: the learning rate reaches zero exactly then. "
+                   "Compiling and validation count, reading the frames and the report at the end do not")
     g.add_argument("--batch-size", type=int, default=4, help="frames")
     g.add_argument("--learning-rate", type=float, default=1e-3, help="at the start of its cosine")
     g.add_argument("--warmup-epochs", type=int, default=5)
@@ -61,6 +65,11 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     g.add_argument("--loss", choices=("mse", "huber", "norm"), default="norm",
                    help="of an error: its square, Huber's, or the length of the vector (good mean absolute errors)")
     g.add_argument("--energy-weight", type=float, default=2.0, help="of the energy an atom, eV")
+    g.add_argument("--late-energy-weight", type=float, default=None, metavar="WEIGHT",
+                   help="of the energy in the last part of the run, and in validation: a larger one helps energies "
+                   "once forces are nearly learnt; --energy-weight if not given")
+    g.add_argument("--late-from", type=float, default=0.75, metavar="FRACTION",
+                   help="the part of the run after which --late-energy-weight counts")
     g.add_argument("--force-weight", type=float, default=1.0, help="of a force, eV/angstrom")
     g.add_argument("--stress-weight", type=float, default=0.2, help="of the virial an atom, eV")
     g.add_argument("--clip", type=float, default=10.0, help="longest gradient")
@@ -77,6 +86,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
                    help="launch each kernel by itself instead of one CUDA graph a step")
     g.add_argument("--compile", action="store_true",
                    help="torch.compile: takes up to some minutes first, worth it for long runs")
+    g.add_argument("--fused", action="store_true",
+                   help="forces' gradients by dual numbers instead of differentiating twice, on a GPU with fused "
+                   "kernels (Triton) for messages; the features must be a multiple of 16. With --compile or without")
     g.add_argument("--threads", type=int, default=None, help="of the CPU")
     g.add_argument("--state", type=Path, default=None, metavar="FILE",
                    help="where to keep the state; OUTPUT.state if not given")
@@ -101,7 +113,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
             ("learning_rate", args.learning_rate > 0, "more than 0"), ("ema", 0 <= args.ema < 1, "0 <= decay < 1"),
             ("validation", 0 <= args.validation < 1, "0 <= fraction < 1"),
             ("test_fraction", 0 <= args.test_fraction < 1, "0 <= fraction < 1"),
-            ("test_last", args.test_last >= 0, "0 or more")):
+            ("test_last", args.test_last >= 0, "0 or more"), ("time_limit", args.time_limit > 0, "more than 0 seconds"),
+            ("late_from", 0 <= args.late_from <= 1, "0 <= fraction <= 1")):
         if not ok:
             parser.error(f"--{name.replace('_', '-')} is {getattr(args, name)}, expected {expected}")
     if args.refit_energies and not args.start:
@@ -165,7 +178,8 @@ def train_options(args):
 
     return Options(args.epochs, args.batch_size, args.learning_rate, args.warmup_epochs, args.weight_decay, args.ema,
                    args.loss, args.energy_weight, args.force_weight, args.stress_weight, args.clip, args.evaluate_every,
-                   args.patience, args.seed, not args.no_graph, args.compile)
+                   args.patience, args.seed, not args.no_graph, args.compile, args.fused, args.time_limit,
+                   args.late_energy_weight, args.late_from)
 
 
 def load_state(trainer, path: Path) -> None:
@@ -185,33 +199,45 @@ def load_state(trainer, path: Path) -> None:
         if given.get(name) != value:
             raise MlffError(f"{path}: begun with other {name} ({given.get(name)}), expected the same, found {value}")
     for name, value in dataclasses.asdict(trainer.o).items():
-        if name not in ("graph", "compile") and given.get(name) != value:
+        if name not in ("graph", "compile", "fused") and given.get(name) != value:
             raise MlffError(f"{path}: begun with {name} = {given.get(name)}, expected the same, found {value}")
     trainer.load(state)
 
 
 class Progress:
-    """A bar over the epochs on stderr with the validation's errors; a line for each evaluation where it is no terminal.
-    """
+    """A bar on stderr over the epochs, or over the seconds of --time-limit, with the validation's errors; a line for
+    each evaluation where it is no terminal. It says how many frames a second were trained on since the last one."""
 
-    def __init__(self, args, done: int):
+    def __init__(self, args, trainer):
         from tqdm import tqdm
 
-        self.quiet = args.quiet
-        self.bar = tqdm(total=args.epochs, initial=done, unit="epoch", desc="train", file=sys.stderr,
+        self.quiet, self.trainer, self.limit = args.quiet, trainer, args.time_limit
+        total, unit, done = args.epochs, "epoch", trainer.epochs_done
+        if math.isfinite(self.limit):
+            total, unit, done = round(self.limit), "s", int(trainer.seconds)
+        self.bar = tqdm(total=total, initial=done, unit=unit, desc="train", file=sys.stderr,
                         disable=True if args.quiet else None)
+        self.since = (trainer.epochs_done, time.monotonic())
+
+    def speed(self, epoch: int) -> str:
+        (before, then), now = self.since, time.monotonic()
+        self.since = (epoch, now)
+        return f"{(epoch - before) * self.trainer.data.n_frames / max(now - then, 1e-9):.4g} frames/s"
 
     def __call__(self, epoch: int, loss: float, validation) -> None:
-        text = f"loss {loss:.4g}"
         if validation:
-            text += f", validation {validation['loss']:.4g}"
+            text = f"loss {loss:.4g}, validation {validation['loss']:.4g}"
             for key, unit in (("energy_mae", "meV/atom"), ("force_mae", "meV/A")):
                 if key in validation:
                     text += f", {validation[key]:.3g} {unit}"
+            text += f", {self.speed(epoch)}"
             self.bar.set_postfix_str(text)
             if self.bar.disable and not self.quiet:
-                print(f"epoch {epoch}: {text}", flush=True)
-        self.bar.update(1)
+                print(f"epoch {epoch} ({self.trainer.seconds:.0f} s): {text}", flush=True)
+        if math.isfinite(self.limit):
+            self.bar.update(min(int(self.trainer.seconds), round(self.limit)) - self.bar.n)
+        else:
+            self.bar.update(1)
 
 
 def set_up_torch(args):
@@ -271,7 +297,7 @@ def train(args) -> int:
     n_parameters = sum(p.numel() for p in model.parameters())
     print(f"{len(training)} training, {len(validation)} validation, {len(test)} test frames; elements "
           f"{' '.join(model.elements)}; {n_parameters} parameters; {device}", flush=True)
-    progress = Progress(args, trainer.epochs_done)
+    progress = Progress(args, trainer)
     if args.start and not trainer.epochs_done:
         train_fit.evaluate(trainer, sets["validation"])  # what is fine-tuned may be the best already
     done = train_fit.fit(trainer, sets["validation"], str(state_path), args.stop_after, 60.0 * args.max_minutes,

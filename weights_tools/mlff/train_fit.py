@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.nn.functional import huber_loss
 
+from . import train_dual
 from .errors import MlffError
 from .train_data import GraphSet, count_elements
 from .train_model import energy_forces_virial
@@ -35,6 +36,10 @@ class Options:
     seed: int = 0
     graph: bool = True  # one CUDA graph a step, on CUDA only
     compile: bool = False  # torch.compile
+    fused: bool = False  # dual numbers and, on CUDA, fused kernels (train_dual.py) instead of differentiating twice
+    time_limit: float = math.inf  # seconds of training; finite: they and not the epochs shape the schedule
+    late_energy_weight: float | None = None  # instead of energy_weight in the last part of the run
+    late_from: float = 0.75  # the part of the run after which the late weight counts
 
 
 # ------------------------------------------------------------------------------------------------- loss
@@ -48,16 +53,27 @@ def penalty(error: torch.Tensor, kind: str) -> torch.Tensor:
     return torch.sqrt((error * error).sum(1) + 1e-8)
 
 
-def loss_of_batch(predicted, batch: dict, o: Options) -> torch.Tensor:
-    """Energy and virial count per atom, eV; forces in eV/angstrom. Labels that are nan do not count."""
+def final_energy_weight(o: Options) -> float:
+    """The weight of energies at the end of the run, by which validation judges all of it."""
+    return o.energy_weight if o.late_energy_weight is None else o.late_energy_weight
+
+
+def loss_of_batch(predicted, batch: dict, o: Options,
+                  energy_weight: torch.Tensor | float | None = None) -> torch.Tensor:
+    """Energy and virial count per atom, eV; forces in eV/angstrom. Labels that are nan do not count.
+
+    energy_weight: instead of that of the end; a tensor may change under a CUDA graph.
+    """
     energy, forces, virial = predicted
     n = batch["n_atoms"]
-    terms = ((o.energy_weight, ((energy - batch["energy"]) / n)[:, None]),
+    if energy_weight is None:
+        energy_weight = final_energy_weight(o)
+    terms = ((energy_weight, ((energy - batch["energy"]) / n)[:, None]),
              (o.force_weight, forces - batch["forces"]),
              (o.stress_weight, ((virial - batch["virial"]).reshape(-1, 9) / n[:, None])))
     total = torch.zeros((), dtype=energy.dtype, device=energy.device)
     for weight, error in terms:
-        if weight:
+        if torch.is_tensor(weight) or weight:
             known = torch.isfinite(error).all(1)
             cost = penalty(torch.where(known[:, None], error, 0.0), o.loss) * known
             total = total + weight * cost.sum() / known.sum().clamp(min=1)
@@ -169,33 +185,55 @@ class Trainer:
         rest = [p for name, p in model.named_parameters() if p.ndim < 2 or name.startswith("embedding")]
         rate = torch.tensor(0.0, device=data.device) if on_cuda else 0.0  # a tensor can change under a CUDA graph
         self.optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": o.weight_decay},
-                                            {"params": rest, "weight_decay": 0.0}], lr=rate, capturable=on_cuda)
+                                            {"params": rest, "weight_decay": 0.0}],
+                                           lr=rate, capturable=on_cuda, fused=on_cuda or None)
         self.mix = torch.tensor(0.0, device=data.device)  # the share of the new weights in the average
+        self.energy_weight = torch.tensor(o.energy_weight, dtype=data.dtype, device=data.device)
         self.use_graph = on_cuda and o.graph
         self.size = data.largest(self.batch_size) if self.use_graph or o.compile else None
+        self.steps = train_dual.make_steps(model, self.batch_size, data.device, o.compile) if o.fused else None
         self.graph, self.static, self.static_loss = None, None, None
         self.predict = None
         self.epochs_done, self.steps_done = 0, 0
         self.best = {"loss": math.inf, "epoch": 0, "state": None}
         self.evaluations_since_best = 0
         self.history: dict[str, list] = {"loss": [], "evaluations": []}  # loss an epoch; {"epoch": n, "loss": x, ...}
-        self.seconds = 0.0  # of training, in all parts of an interrupted run
+        self.seconds = 0.0  # of training, in all parts of an interrupted run, as of `ticked`
+        self.ticked = time.monotonic()
         self.identity: dict[str, str] = {}  # what a state file must have been begun with, besides the options
 
-    def rate(self) -> float:
+    def tick(self) -> float:
+        """Counts the seconds since the last tick as training; the seconds of the whole run."""
+        now = time.monotonic()
+        self.seconds, self.ticked = self.seconds + now - self.ticked, now
+        return self.seconds
+
+    def progress(self) -> float:
+        """How much of the run is over, 0 to 1: of the time limit if there is one, else of the epochs."""
+        if math.isfinite(self.o.time_limit):
+            return min(1.0, (self.seconds + time.monotonic() - self.ticked) / self.o.time_limit)
+        return min(1.0, self.steps_done / (-(-self.data.n_frames // self.batch_size) * self.o.epochs))
+
+    def finished(self) -> bool:
+        """Whether the run is over: nothing of its time or epochs is left."""
+        return self.progress() >= 1.0
+
+    def rate(self, progress: float) -> float:
         """Linear warm-up, then half a cosine down to zero."""
         steps = -(-self.data.n_frames // self.batch_size)
-        t = self.steps_done / steps
-        warm = min(1.0, (t + 1.0 / steps) / max(self.o.warmup_epochs, 1e-9))
-        return self.o.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * min(1.0, t / self.o.epochs)))
+        warm = min(1.0, (self.steps_done + 1.0) / steps / max(self.o.warmup_epochs, 1e-9))
+        return self.o.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * progress))
 
     def compute(self, chosen: torch.Tensor) -> torch.Tensor:
         batch = self.data.batch(chosen, self.size)
         self.optimizer.zero_grad(set_to_none=True)
-        if self.predict is None:
-            self.predict = (compiled if self.o.compile else plain)(self.model, batch, self.batch_size)
-        loss = loss_of_batch(self.predict(self.parameters, batch), batch, self.o)
-        loss.backward()
+        if self.steps:
+            loss = self.steps.backward(batch, loss_of_batch, self.o, self.energy_weight)
+        else:
+            if self.predict is None:
+                self.predict = (compiled if self.o.compile else plain)(self.model, batch, self.batch_size)
+            loss = loss_of_batch(self.predict(self.parameters, batch), batch, self.o, self.energy_weight)
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, self.o.clip)
         self.optimizer.step()
         with torch.no_grad():
@@ -205,11 +243,13 @@ class Trainer:
         return loss.detach()
 
     def step(self, chosen: torch.Tensor) -> torch.Tensor:
+        progress = self.progress()
         for group in self.optimizer.param_groups:
             if torch.is_tensor(group["lr"]):
-                group["lr"].fill_(self.rate())
+                group["lr"].fill_(self.rate(progress))
             else:
-                group["lr"] = self.rate()
+                group["lr"] = self.rate(progress)
+        self.energy_weight.fill_(final_energy_weight(self.o) if progress >= self.o.late_from else self.o.energy_weight)
         self.mix.fill_(1.0 - min(self.o.ema, (1.0 + self.steps_done) / (10.0 + self.steps_done)))
         self.steps_done += 1
         if not self.use_graph:
@@ -251,11 +291,13 @@ class Trainer:
                         t.zero_()
 
     def epoch(self) -> float:
-        """One pass over the frames; the mean loss."""
+        """One pass over the frames, or what of it the time limit leaves; the mean loss."""
         total, n = torch.zeros((), dtype=self.data.dtype, device=self.data.device), 0
         for chosen in self.data.epoch(self.batch_size, self.o.seed, self.epochs_done):
             total += self.step(chosen)
             n += 1
+            if math.isfinite(self.o.time_limit) and self.finished():
+                break
         self.epochs_done += 1
         return float(total) / n
 
@@ -304,31 +346,36 @@ def save(trainer: Trainer, path: str) -> None:
 
 def fit(trainer: Trainer, validation: GraphSet | None, state_path: str | None = None, stop_after: int | None = None,
         max_seconds: float = math.inf, report=lambda epoch, loss, validation_errors: None) -> bool:
-    """Trains to the last epoch and keeps the best averaged weights; False when interrupted before.
+    """Trains to the last epoch, or the end of the time limit, and keeps the best averaged weights; False when
+    interrupted before.
 
     Interrupted by `stop_after`, an epoch, or `max_seconds`. With a validation set the best weights are those with its
     smallest loss, else the last ones. `report` is called after each epoch; the state file is written at every
-    evaluation, every two minutes and at the end. What a run does depends on its state alone, so that one in parts is
-    the one in one.
+    evaluation, every two minutes and at the end. Without a time limit what a run does depends on its state alone, so
+    that one in parts is the one in one.
     """
     o, start = trainer.o, time.monotonic()
-    saved, ticked = start, start
-    while trainer.epochs_done < o.epochs and not (o.patience and trainer.evaluations_since_best >= o.patience):
+    saved = trainer.ticked = start
+    while not trainer.finished() and not (o.patience and trainer.evaluations_since_best >= o.patience):
         loss = trainer.epoch()
         trainer.history["loss"].append(loss)
         if not math.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss} in epoch {trainer.epochs_done}, expected a finite number; "
                                      "try a smaller --learning-rate")
-        last = trainer.epochs_done == o.epochs
+        last = trainer.finished()
         interrupted = trainer.epochs_done == stop_after or time.monotonic() - start > max_seconds
         asked = last or trainer.epochs_done % o.evaluate_every == 0
         found = evaluate(trainer, validation) if asked else None
-        now = time.monotonic()
-        trainer.seconds, ticked = trainer.seconds + now - ticked, now
-        if state_path and (asked or interrupted or now - saved > STATE_SECONDS):
+        trainer.tick()
+        if state_path and (asked or interrupted or trainer.ticked - saved > STATE_SECONDS):
             save(trainer, state_path)
-            saved = now
+            saved = trainer.ticked
         report(trainer.epochs_done, loss, found)
         if interrupted and not last:
             return False
+    evaluations = trainer.history["evaluations"]
+    if math.isfinite(o.time_limit) and (not evaluations or evaluations[-1]["epoch"] != trainer.epochs_done):
+        evaluate(trainer, validation)  # the time ran out between two epochs
+        if state_path:
+            save(trainer, state_path)
     return True

@@ -129,10 +129,16 @@ def energy_forces_virial(model: nn.Module, batch: dict, n_frames: int, training:
         (g,) = torch.autograd.grad(e.sum(), r, create_graph=training)
     if not training:
         e = e.detach()
+    return sums_of_frames(e, g, batch, n_frames)
+
+
+def sums_of_frames(e: torch.Tensor, g: torch.Tensor, batch: dict, n_frames: int):
+    """Energies [B] eV, forces [A, 3] eV/angstrom and virials [B, 3, 3] eV of e [A] and g = dE/dr [E, 3]."""
+    r, i, j = batch["r"].detach(), batch["i"], batch["j"]
     energy = torch.zeros(n_frames + 1, dtype=e.dtype, device=e.device).index_add(0, batch["atom_frame"], e)
     zero = torch.zeros(len(e), 3, dtype=e.dtype, device=e.device)
     forces = zero.index_add(0, i, g) - zero.index_add(0, j, g)
-    edge_virial = -(r.detach()[:, :, None] * g[:, None, :]).reshape(-1, 9)
+    edge_virial = -(r[:, :, None] * g[:, None, :]).reshape(-1, 9)
     edge_frame = batch["atom_frame"].index_select(0, i)
     virial = torch.zeros(n_frames + 1, 9, dtype=e.dtype, device=e.device).index_add(0, edge_frame, edge_virial)
     return energy[:n_frames], forces, virial[:n_frames].view(-1, 3, 3)

@@ -2,6 +2,7 @@
 """What a training leaves: the model file with its metadata, and the picture beside it."""
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -46,16 +47,20 @@ def describe(args, trainer, frames: dict, distances: str) -> dict[str, str]:
 
     from .train_data import ranges
 
-    told = {k: v for k, v in vars(trainer.o).items() if k not in ("epochs", "seed", "graph", "compile")}
+    elsewhere = ("epochs", "seed", "graph", "compile", "fused", "time_limit")
+    told = {k: v for k, v in vars(trainer.o).items() if k not in elsewhere and v is not None}
     options = " ".join(f"{k}={v}" for k, v in told.items())
     device = torch.cuda.get_device_name(trainer.data.device) if trainer.data.device.type == "cuda" else "CPU"
+    epochs = str(args.epochs)
+    if math.isfinite(args.time_limit):
+        epochs = f"{trainer.epochs_done} (time limit {args.time_limit:g} s)"
     info = {
         "software": f"mlff-train {__version__}, PyTorch {torch.__version__}",
         "data": f"{os.path.basename(args.frames)}, sha256 {file_hash(args.frames)}",
         "data_licence": args.data_licence,
         "frames": ", ".join(f"{len(part)} {name}" for name, part in frames.items()),
         "split": _split(args),
-        "training": f"epoch {trainer.best['epoch']} of {args.epochs}, seed {args.seed}, options {options}",
+        "training": f"epoch {trainer.best['epoch']} of {epochs}, seed {args.seed}, options {options}",
         "time": f"{trainer.seconds / 60:.1f} minutes, {device}",
         "shortest_distances": distances or "none",
     }

@@ -138,11 +138,13 @@ def neighbours_of_some_atoms(structure, cutoff: float, n_sampled: int = 200) -> 
     reach = np.ceil(cutoff * np.linalg.norm(inverse, axis=0) + np.maximum(spread - 1.0, 0.0)).astype(int)
     n = len(structure.species)
     sampled = structure.positions[:: max(n // n_sampled, 1)]
+    low, high = sampled.min(axis=0) - cutoff, sampled.max(axis=0) + cutoff
     count = -len(sampled)  # each atom finds itself once
     for image in itertools.product(*(range(-k, k + 1) for k in reach)):
-        shift = np.array(image, float) @ structure.cell
+        moved = structure.positions + np.array(image, float) @ structure.cell
+        moved = moved[((moved > low) & (moved < high)).all(axis=1)]  # of most images of a large box little is left
         for x in sampled:
-            count += int(np.sum(np.sum((structure.positions + shift - x) ** 2, axis=1) < cutoff**2))
+            count += int(np.sum(np.sum((moved - x) ** 2, axis=1) < cutoff**2))
     return count / len(sampled)
 
 
