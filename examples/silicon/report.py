@@ -4,100 +4,13 @@
 The log must be in units metal or real and its thermo_style must have Step, Temp, PotEng and TotEng.
 """
 import argparse
-import re
 import sys
-from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
-EV_IN_KCAL_PER_MOL = 23.06054783061903
-# of LAMMPS's unit styles: energy in eV, time in ps
-UNITS = {"metal": (1.0, 1.0), "real": (1.0 / EV_IN_KCAL_PER_MOL, 1e-3)}
-DEFAULT_TIMESTEP = {"metal": 0.001, "real": 1.0}  # of LAMMPS, in its own units
-LOOP_TIME = re.compile(r"Loop time of (\S+) on \d+ procs for (\d+) steps with (\d+) atoms")
-PROCESSORS = re.compile(r"\S+% CPU use with (\d+) MPI tasks x (\d+) OpenMP threads")
-
-
-@dataclass
-class Run:
-    """One `run` command of the log."""
-
-    ensemble: str  # "NVT" or "NVE", from the fixes that are on
-    timestep: float  # ps
-    energy_unit: float  # eV
-    columns: list[str]
-    rows: list[list[float]] = field(default_factory=list)
-    seconds: float = 0.0
-    ranks: int = 0
-    threads: int = 0
-    steps: int = 0
-    atoms: int = 0
-
-    def column(self, name: str) -> np.ndarray:
-        """[rows] of one thermo column, in the log's units."""
-        if name not in self.columns:
-            sys.exit(f"report: the log has no column {name}, found {' '.join(self.columns)}")
-        return np.array(self.rows)[:, self.columns.index(name)]
-
-    @property
-    def time(self) -> np.ndarray:
-        """[rows] ps since the first step of the log."""
-        return self.column("Step") * self.timestep
-
-    def energy(self, name: str) -> np.ndarray:
-        """[rows] eV an atom."""
-        return self.column(name) * self.energy_unit / self.atoms
-
-
-def is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
-
-
-def start_run(path: str, units: str, timestep: float | None, fixes: dict[str, str], columns: list[str]) -> Run:
-    """A run as the commands before it have set it up."""
-    if units not in UNITS:
-        sys.exit(f"report: {path}: units {units}, expected metal or real")
-    energy, time = UNITS[units]
-    return Run("NVE" if "nve" in fixes.values() else "NVT", energy_unit=energy, columns=columns,
-               timestep=(DEFAULT_TIMESTEP[units] if timestep is None else timestep) * time)
-
-
-def read_runs(path: str) -> tuple[list[Run], str]:
-    """The runs of a log, and what pair_style mlff said of model, device and precision."""
-    runs: list[Run] = []
-    fixes: dict[str, str] = {}
-    banner, units, timestep, run, in_table = "", "lj", None, None, False
-    with open(path, encoding="utf-8", errors="replace") as log:
-        for line in log:
-            words = line.split()
-            if words[:1] == ["units"] and len(words) > 1:
-                units, timestep = words[1], None
-            elif words[:1] == ["timestep"] and len(words) > 1 and is_number(words[1]):
-                timestep = float(words[1])
-            elif words[:1] == ["fix"] and len(words) > 3:
-                fixes[words[1]] = words[3]
-            elif words[:1] == ["unfix"] and len(words) == 2:
-                fixes.pop(words[1], None)
-            elif line.startswith("mlff"):
-                banner = line.strip()
-            elif line.startswith("ERROR"):
-                sys.exit(f"report: {path}: LAMMPS stopped: {line.strip()}")
-            elif words[:1] == ["Step"]:
-                run, in_table = start_run(path, units, timestep, fixes, words), True
-            elif run and (match := LOOP_TIME.match(line)):
-                run.seconds, run.steps, run.atoms = float(match[1]), int(match[2]), int(match[3])
-                if run.steps > 0:
-                    runs.append(run)
-                run, in_table = None, False
-            elif runs and (match := PROCESSORS.match(line)):  # stands after the loop's time
-                runs[-1].ranks, runs[-1].threads = int(match[1]), int(match[2])
-            elif run and in_table and len(words) == len(run.columns) and all(map(is_number, words)):
-                run.rows.append([float(word) for word in words])
-    return runs, banner
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from lammps_log import Run, counted, read_runs  # noqa: E402
 
 
 def linear_drift(time: np.ndarray, energy: np.ndarray) -> tuple[float, float]:
@@ -137,10 +50,6 @@ def draw(runs: list[Run], picture: str) -> None:
     bottom.set_ylabel("total energy in NVE\n(meV/atom)")
     bottom.set_xlabel("time (ps)")
     figure.savefig(picture, dpi=130)
-
-
-def counted(number: int, what: str) -> str:
-    return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def report(runs: list[Run], banner: str) -> str:

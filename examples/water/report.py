@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "silicon"))
-from report import Run, counted, read_runs  # noqa: E402  the log's reader is the same
+sys.path.insert(0, str(HERE.parent))
+from lammps_log import Run, counted, read_runs  # noqa: E402
 
 REFERENCE_DISTRIBUTION = HERE / "reference" / "rdf_data.json"
 REFERENCE_LOG = HERE / "reference" / "log.lammps"

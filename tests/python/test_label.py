@@ -257,8 +257,10 @@ def test_an_interrupted_run_says_how_to_go_on(frames, here, tmp_path, monkeypatc
     log = tmp_path / "log"
     monkeypatch.setenv("SLOW_LOG", str(log))
     write(frames, read(frames, ":") * 40, format="extxyz")
+    # a job in the background of a script ignores SIGINT, and so would what it starts
     process = subprocess.Popen([sys.executable, "-m", "mlff.label", str(frames), "-c", f"{here}:Slow", "-o",
-                                str(tmp_path / "out.extxyz")], stderr=subprocess.PIPE, text=True)
+                                str(tmp_path / "out.extxyz")], stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     deadline = time.monotonic() + 60
     while not log.exists() and time.monotonic() < deadline:
         time.sleep(0.05)

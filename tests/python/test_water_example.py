@@ -2,6 +2,7 @@
 """The scripts of examples/water: preparing the frames, radial distributions, report, the table of sizes."""
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,9 @@ def module(path: Path):
 
 
 def script(path: Path, *arguments) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, path, *map(str, arguments)], capture_output=True, text=True, timeout=120)
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(p for p in sys.path if p))
+    return subprocess.run([sys.executable, path, *map(str, arguments)], capture_output=True, text=True, timeout=120,
+                          env=environment)
 
 
 # ------------------------------------------------------------------------------------------- prepare.py
