@@ -257,19 +257,19 @@ def test_check_passes_on_a_model_with_the_term(run, library, fixtures, tmp_path)
 # ------------------------------------------------------------------------------------------------------- silicon
 
 
-def test_the_silicon_model_has_no_false_minimum_with_the_term(run, library, fixtures, tmp_path):
+def test_the_silicon_example_has_no_false_minimum(run, library, fixtures, tmp_path):
     """Two atoms: the network alone pulls them together somewhere below 1.8 angstrom; with the term they repel at every
     distance below the shortest of the training, more and more."""
     example = fixtures.parents[1] / EXAMPLE
-    out = tmp_path / "silicon.safetensors"
-    assert run("zbl", example, "-o", out)[0] == 0
+    network = tmp_path / "network.safetensors"
+    assert run("zbl", example, "--remove", "-o", network)[0] == 0
     distances = np.arange(0.2, 1.828, 0.004)
     pairs = [mlff.Structure(np.array([[0, 0, 0], [d, 0, 0.0]]), np.zeros(2, np.int32)) for d in distances]
     force, energy = {}, {}
-    for path in (example, out):
+    for path in (network, example):
         results = mlff.Evaluator(mlff.Model(str(path)), device="cpu", precision="double").evaluate(pairs)
         force[path] = np.array([r.forces[1, 0] for r in results])
         energy[path] = np.array([r.energy for r in results])
-    assert force[example].min() < -100.0 and energy[example].min() < energy[example][-1] - 10.0
-    assert force[out].min() > 1.0
-    assert np.all(np.diff(energy[out]) < 0)
+    assert force[network].min() < -100.0 and energy[network].min() < energy[network][-1] - 10.0
+    assert force[example].min() > 1.0
+    assert np.all(np.diff(energy[example]) < 0)
