@@ -369,6 +369,12 @@ def test_bench_refuses_to_replicate_a_molecule(run, library, fixtures, tmp_path)
     assert status == 1 and "not periodic" in err
 
 
+def test_bench_asks_for_a_structure_where_the_random_one_is_too_much(run, library, fixtures):
+    silicon = fixtures.parents[1] / "examples" / "silicon" / "silicon.safetensors"  # random atoms: 1e38 eV and more
+    status, _, err = run("bench", silicon, "--sizes", "256", "--precision", "single", "--seconds", "0.05")
+    assert status == 1 and "expected a finite number" in err and "--structure FILE" in err
+
+
 def test_plugin_prints_the_path_alone(run, monkeypatch, tmp_path):
     (tmp_path / "mlffplugin.so").write_bytes(b"")
     monkeypatch.setenv("MLFF_PLUGIN", str(tmp_path / "mlffplugin.so"))

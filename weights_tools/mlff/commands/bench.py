@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import time
 
-from ..errors import MlffError
+from ..errors import LibraryError, MlffError
 from . import options
 
 DEFAULT_SIZES = [64, 256, 1024, 4096]
@@ -50,10 +50,18 @@ def run(arguments) -> int:
     model = Model(arguments.model)
     evaluator = Evaluator(model, arguments.device, arguments.precision, arguments.threads)
     structures = _structures(arguments, model)
-    rows = [
-        _time(evaluator, structure, model.cutoff, arguments.seconds)
-        for structure in options.progress(structures, desc="bench", unit="size")
-    ]
+    try:
+        rows = [
+            _time(evaluator, structure, model.cutoff, arguments.seconds)
+            for structure in options.progress(structures, desc="bench", unit="size")
+        ]
+    except LibraryError as error:
+        if error.status != "numerical failure" or arguments.structure:
+            raise
+        raise MlffError(
+            f"{error}; the random structure is beyond what this model can extrapolate to: name one that it knows with "
+            "--structure FILE"
+        ) from error
     report = {
         "model": arguments.model,
         "parameters": model.n_parameters,
