@@ -47,6 +47,10 @@ static int tensor_table(cpu_state *s, tensor_row table[MAX_ROWS])
     return n;
 }
 
+/* Messages are dealt to threads so many atoms at a time. A thread without work costs a wake-up in each loop: with two
+ * threads that wait asleep the 12 atoms of benzene took seven times as long as with one. */
+enum { ATOMS_OF_THREAD = 16 };
+
 static mlff_status prepare(void *state, const mlff_graph *graph, const double *x, int wanted, const exchange *halo,
                            mlff_error *error)
 {
@@ -56,6 +60,8 @@ static mlff_status prepare(void *state, const mlff_graph *graph, const double *x
     s->with_reverse = (wanted & WANT_REVERSE) != 0;
     s->N = graph->n_owned;
     s->R = graph->n_rows;
+    const int32_t busy = (s->N + ATOMS_OF_THREAD - 1) / ATOMS_OF_THREAD;
+    s->threads = busy < 1 ? 1 : busy < s->most_threads ? (int)busy : s->most_threads;
     MLFF_TRY(cpu_radial_forward(s, x, error));
     s->scratch_size = scratch_reals(s);
     tensor_row table[MAX_ROWS];
@@ -79,7 +85,7 @@ static mlff_status create(const mlff_model *model, const mlff_options *options, 
     cpu_state *s = calloc(1, sizeof *s);
     if (!s) return mlff_fail(error, MLFF_ERROR_MEMORY, "out of memory: %zu bytes for the CPU backend", sizeof *s);
     s->model = model;
-    s->threads = options->threads;
+    s->most_threads = options->threads;
     mlff_status status = cpu_weights_create(&s->w, model, error);
     if (status != MLFF_OK) {
         destroy(s);

@@ -131,7 +131,7 @@ typedef struct layer_tensors {
 
 typedef struct cpu_state {
     const mlff_model *model;
-    int threads;
+    int threads, most_threads; /* in use, and as many as asked for */
     cpu_weights w;
 
     /* of the evaluation under way */
