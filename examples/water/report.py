@@ -13,7 +13,7 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-from lammps_log import Run, counted, read_runs  # noqa: E402
+from lammps_log import Run, read_runs, speed_of  # noqa: E402
 
 REFERENCE_DISTRIBUTION = HERE / "reference" / "rdf_data.json"
 REFERENCE_LOG = HERE / "reference" / "log.lammps"
@@ -99,10 +99,7 @@ def report(log: str, runs: list[Run], banner: str, distribution, data: dict) -> 
         lines.append("O-O          no rdf.txt beside the log: the run was too short for a sample")
     against = held_against_reference(log, banner)
     lines += [against] if against else []
-    seconds, steps = settle.seconds + sampled.seconds, settle.steps + sampled.steps
-    lines.append(f"speed        {steps / seconds * sampled.atoms:.0f} atom-steps/s, "
-                 f"{steps / seconds * sampled.timestep * 86.4:.3f} ns/day ({sampled.atoms} atoms, "
-                 f"{counted(sampled.ranks, 'rank')} with {counted(sampled.threads, 'thread')}, {seconds:.0f} s)")
+    lines.append(f"speed        {speed_of([settle, sampled])}")
     return "\n".join(lines)
 
 

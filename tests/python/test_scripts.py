@@ -19,7 +19,7 @@ def run(*command) -> subprocess.CompletedProcess:
     (["silicon", "--ranks"], "--ranks '': expected a whole number above 0"),
     (["silicon", "--precision", "half"], "--precision 'half': expected double or single"),
     (["silicon", "--model", "/nowhere.safetensors"], "--model '/nowhere.safetensors': no such file"),
-    (["silicon", "--replicate", "2"], "--replicate is for water, not for silicon"),
+    (["silicon", "--replicate", "2"], "--replicate is for water and organic, not for silicon"),
     (["water", "--replicate", "many"], "--replicate 'many': expected a whole number above 0"),
     (["silicon", "--quick"], "--data and --quick are not for silicon"),
     (["compare-silicon", "--data", "/nowhere.extxyz"], "--data '/nowhere.extxyz': no such file"),
