@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Runs of a LAMMPS log in units metal or real, for the reports of the examples; the thermo_style must have Step and
 what the report asks for."""
+import argparse
 import re
 import sys
 from dataclasses import dataclass, field
@@ -99,6 +100,14 @@ def read_runs(path: str) -> tuple[list[Run], str]:
 
 def counted(number: int, what: str) -> str:
     return f"{number} {what}" + ("" if number == 1 else "s")
+
+
+def log_and_picture(documentation: str) -> argparse.Namespace:
+    """The arguments of a report, `log` and `picture`; its first line says what it is."""
+    parser = argparse.ArgumentParser(description=documentation.splitlines()[0])
+    parser.add_argument("log", help="log.lammps of the run")
+    parser.add_argument("picture", help="PNG to write")
+    return parser.parse_args()
 
 
 def speed_of(runs: list[Run]) -> str:

@@ -1,33 +1,27 @@
 # SPDX-License-Identifier: MIT
 """Report and picture of the organic example: `report.py LOG PICTURE` reads LAMMPS's log.
 
-What the total energy does is held against what the molecule has above its minimum, kinetic and potential energy: that
-does not depend on where zero is.
+What the total energy does is held against the kinetic energy, which does not depend on where zero is.
 """
-import argparse
 import sys
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from lammps_log import Run, counted, read_runs, speed_of  # noqa: E402
+from lammps_log import Run, counted, log_and_picture, read_runs, speed_of  # noqa: E402
 
 KELVIN = 300.0  # of the input
 MOST_DRIFT, MOST_FLUCTUATION, MOST_DIFFERENCE = 1.0, 0.5, 20.0  # %, %, K
 
 
-def above_minimum(runs: list[Run]) -> np.ndarray:
-    """[rows] total energy of the last run, less the potential energy that the minimisation reached, eV an atom."""
-    return runs[-1].energy("TotEng") - runs[0].energy("PotEng")[-1]
-
-
-def conservation(time: np.ndarray, energy: np.ndarray) -> tuple[float, float]:
-    """(drift over the run, fluctuation about it), % of the mean energy: the ends of a straight line, and the standard
-    deviation from it."""
-    slope, start = np.polyfit(time - time[0], energy, 1)
-    rest = energy - start - slope * (time - time[0])
-    return float(100.0 * slope * (time[-1] - time[0]) / energy.mean()), float(100.0 * rest.std() / energy.mean())
+def conservation(run: Run) -> tuple[float, float]:
+    """(drift over the run, fluctuation about it) of the total energy, % of the mean kinetic energy: the ends of a
+    straight line, and the standard deviation from it."""
+    time, total, kinetic = run.time - run.time[0], run.energy("TotEng"), run.energy("KinEng").mean()
+    slope, start = np.polyfit(time, total, 1)
+    rest = total - start - slope * time
+    return float(100.0 * slope * time[-1] / kinetic), float(100.0 * rest.std() / kinetic)
 
 
 def draw(runs: list[Run], picture: str) -> None:
@@ -38,7 +32,7 @@ def draw(runs: list[Run], picture: str) -> None:
     import matplotlib.pyplot as plt
 
     nve = runs[-1]
-    energy, zero = above_minimum(runs), nve.energy("TotEng")[0]
+    kinetic, zero = nve.energy("KinEng").mean(), nve.energy("TotEng")[0]
     figure, (top, middle, bottom) = plt.subplots(3, 1, figsize=(7, 8), sharex=True, layout="constrained")
     for run in runs[-2:]:
         top.plot(run.time, run.column("Temp"), color="tab:red", linewidth=0.6)
@@ -46,7 +40,7 @@ def draw(runs: list[Run], picture: str) -> None:
                     label="potential" if run is nve else None)
         middle.plot(run.time, 1e3 * (run.energy("TotEng") - zero), color="black", label="total" if run is nve else None)
     top.axhline(nve.column("Temp").mean(), color="black", linewidth=0.8)
-    bottom.plot(nve.time, 100.0 * (energy - energy[0]) / energy.mean(), color="black", linewidth=0.6)
+    bottom.plot(nve.time, 100.0 * (nve.energy("TotEng") - zero) / kinetic, color="black", linewidth=0.6)
     for axes in (top, middle, bottom):
         axes.axvline(nve.time[0], color="grey", linewidth=0.8, linestyle=":")
         axes.grid(alpha=0.3)
@@ -54,7 +48,7 @@ def draw(runs: list[Run], picture: str) -> None:
     top.set_ylabel("temperature (K)")
     middle.set_ylabel("energy (meV/atom)")
     middle.legend(loc="best")
-    bottom.set_ylabel("total energy in NVE\n(% of that above the minimum)")
+    bottom.set_ylabel("total energy in NVE\n(% of the kinetic energy)")
     bottom.set_xlabel("time (ps)")
     figure.savefig(picture, dpi=130)
 
@@ -66,7 +60,7 @@ def verdict(kept: bool) -> str:
 def report(runs: list[Run], banner: str) -> str:
     """A few lines for people."""
     settle, nve = runs[-2], runs[-1]
-    drift, fluctuation = conservation(nve.time, above_minimum(runs))
+    drift, fluctuation = conservation(nve)
     temperature, broken = nve.column("Temp"), int(nve.column("c_broken").max())
     length = nve.time[-1] - nve.time[0]
     lines = [banner] if banner else []
@@ -75,10 +69,10 @@ def report(runs: list[Run], banner: str) -> str:
         f"{nve.timestep * 1e3:g} fs, {length:.4g} ps",
         f"temperature  {temperature.mean():.1f} K on average, expected {KELVIN:g} +- {MOST_DIFFERENCE:g}"
         + verdict(abs(temperature.mean() - KELVIN) <= MOST_DIFFERENCE),
-        f"drift        {drift:+.4f} % of the energy above the minimum in {length:.4g} ps, "
+        f"drift        {drift:+.4f} % of the kinetic energy in {length:.4g} ps, "
         f"expected below {MOST_DRIFT:g} %"
         + verdict(abs(drift) < MOST_DRIFT),
-        f"fluctuation  {fluctuation:.4f} % of it, expected below {MOST_FLUCTUATION:g} %"
+        f"fluctuation  {fluctuation:.4f} % of the kinetic energy, expected below {MOST_FLUCTUATION:g} %"
         + verdict(fluctuation < MOST_FLUCTUATION),
         f"molecules    {'none is broken' if broken == 0 else f'{broken} atoms with a broken bond, or one too many'}"
         + verdict(broken == 0),
@@ -88,10 +82,7 @@ def report(runs: list[Run], banner: str) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("log", help="log.lammps of the run")
-    parser.add_argument("picture", help="PNG to write")
-    arguments = parser.parse_args()
+    arguments = log_and_picture(__doc__)
     runs, banner = read_runs(arguments.log)
     if len(runs) < 3 or runs[-1].ensemble != "NVE" or len(runs[-1].rows) < 3:
         sys.exit(f"report: {arguments.log}: {len(runs)} finished runs, expected three: minimisation, settling, NVE")

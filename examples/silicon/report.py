@@ -3,14 +3,13 @@
 
 The log must be in units metal or real and its thermo_style must have Step, Temp, PotEng and TotEng.
 """
-import argparse
 import sys
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from lammps_log import Run, read_runs, speed_of  # noqa: E402
+from lammps_log import Run, log_and_picture, read_runs, speed_of  # noqa: E402
 
 
 def linear_drift(time: np.ndarray, energy: np.ndarray) -> tuple[float, float]:
@@ -72,10 +71,7 @@ def report(runs: list[Run], banner: str) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("log", help="log.lammps of the run")
-    parser.add_argument("picture", help="PNG to write")
-    arguments = parser.parse_args()
+    arguments = log_and_picture(__doc__)
     runs, banner = read_runs(arguments.log)
     if not runs or runs[-1].ensemble != "NVE" or len(runs[-1].rows) < 3:
         sys.exit(f"report: {arguments.log}: no finished NVE run with three or more rows of thermo output")

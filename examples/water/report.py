@@ -4,7 +4,6 @@
 The picture shows the O-O radial distribution with that of the training data, and temperature and potential energy
 against time. Where reference/log.lammps is a log of the same model, the energy of the start is held against it.
 """
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-from lammps_log import Run, read_runs, speed_of  # noqa: E402
+from lammps_log import Run, log_and_picture, read_runs, speed_of  # noqa: E402
 
 REFERENCE_DISTRIBUTION = HERE / "reference" / "rdf_data.json"
 REFERENCE_LOG = HERE / "reference" / "log.lammps"
@@ -104,10 +103,7 @@ def report(log: str, runs: list[Run], banner: str, distribution, data: dict) -> 
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("log", help="log.lammps of the run")
-    parser.add_argument("picture", help="PNG to write")
-    arguments = parser.parse_args()
+    arguments = log_and_picture(__doc__)
     runs, banner = read_runs(arguments.log)
     if len(runs) < 3 or len(runs[-1].rows) < 3:
         sys.exit(f"report: {arguments.log}: {len(runs)} finished runs, expected three: minimisation, settling, NVT")
