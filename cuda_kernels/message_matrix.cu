@@ -4,8 +4,8 @@
  * (radial_fragments.cuh), neighbours from shared memory. message.cu has the plain kernels for what does not fit here.
  *
  * Launch   a block works on a cluster of consecutive rows (clusters.cu), 16 columns at a time: a warp a row, and one or
- *          two that bring the data (message_producer.cuh). Rows at most: message_single.cuh 10, message_mixed.cuh 14, in
- *          reverse message_single_reverse.cuh 7, message_mixed_reverse.cuh 11.
+ *          two that bring the data (message_producer.cuh). Rows at most: message_single.cuh 10, message_mixed.cuh 14,
+ *          in reverse message_single_reverse.cuh 7, message_mixed_reverse.cuh 11.
  * Passes   a row's edges are taken 64 at a time.
  * Cost     a tile of 16 edges and 16 columns. Single: 24 matrix instructions and 80 multiply-adds forward, 48 and 174
  *          in reverse. Mixed: 11 matrix instructions, 6 of half their size and 20 products of two halves; 27, 14 and

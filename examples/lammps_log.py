@@ -69,7 +69,11 @@ def read_runs(path: str) -> tuple[list[Run], str]:
     runs: list[Run] = []
     fixes: dict[str, str] = {}
     banner, units, timestep, run, in_table = "", "lj", None, None, False
-    with open(path, encoding="utf-8", errors="replace") as log:
+    try:
+        log = open(path, encoding="utf-8", errors="replace")
+    except OSError as error:
+        sys.exit(f"report: {path}: {error.strerror}; expected the log.lammps of a run")
+    with log:
         for line in log:
             words = line.split()
             if words[:1] == ["units"] and len(words) > 1:

@@ -2,6 +2,7 @@
 """The report of examples/organic on logs whose answers are known."""
 import math
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -69,6 +70,27 @@ def test_a_run_that_keeps_everything_has_nothing_marked(tmp_path):
 def test_what_is_not_kept_is_marked(tmp_path, changed, line):
     said = lines_of(report(tmp_path, log_text(**changed)))
     assert [name for name, text in said.items() if "NOT KEPT" in text] == [line]
+
+
+def test_a_log_that_is_not_there_is_told_in_a_sentence(tmp_path):
+    result = subprocess.run([sys.executable, REPORT, tmp_path / "nowhere.log", tmp_path / "picture.png"],
+                            capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr == (f"report: {tmp_path}/nowhere.log: No such file or directory; "
+                             "expected the log.lammps of a run\n")
+
+
+def test_missing_packages_are_named_together(tmp_path):
+    """Run without what pip has installed: the script says what is missing before it does anything."""
+    script = REPORT.parent / "training" / "molecules.py"
+    hide = ("import importlib.util as u, runpy, sys; find = u.find_spec; "
+            "u.find_spec = lambda name, *rest: None if name in ('rdkit', 'tblite') else find(name, *rest); "
+            "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')")
+    result = subprocess.run([sys.executable, "-c", hide, script, tmp_path / "out.extxyz"], capture_output=True,
+                            text=True)
+    assert result.returncode == 1
+    assert re.match(r"molecules: .*rdkit, tblite.* not installed, expected .*pip install", result.stderr)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_run_that_did_not_end_is_refused(tmp_path):

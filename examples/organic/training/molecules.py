@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib.metadata
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -311,6 +312,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     args = parse_arguments(arguments)
+    if missing := [name for name in ("ase", "rdkit", "tblite", "tqdm") if importlib.util.find_spec(name) is None]:
+        sys.exit(f"molecules: {', '.join(missing)} not installed, expected ase, rdkit, tblite and tqdm "
+                 "(pip install 'mlff[train,label]' rdkit)")
     os.environ["OMP_NUM_THREADS"] = "1"  # of tblite, here and in the workers: molecules are too small for more
     from tqdm import tqdm
 
