@@ -29,7 +29,7 @@ and ends with a short report and a picture. Everything it writes goes to build/e
   --replicate N    water: 192 N^3 atoms; organic: N^3 molecules (default 1)
   --ranks N        MPI ranks (default 1)
   --threads N      OpenMP threads of each rank (default: cores / ranks)
-  --precision P    double or single (default: the example's own)
+  --precision P    double, single or, on a GPU, mixed (default: the example's own)
   --model FILE     another model file for the same input
   --data FILE      compare-silicon: the mlearn Si set, whose test frames the forces are held against
   --quick          compare-silicon: a few steps of everything
@@ -56,7 +56,7 @@ while [ $# -gt 0 ]; do
         ;;
     --precision)
         precision=${2:-}
-        [[ $precision =~ ^(double|single)$ ]] || die "--precision '$precision': expected double or single"
+        [[ $precision =~ ^(double|single|mixed)$ ]] || die "--precision '$precision': expected double, single or mixed"
         shift
         ;;
     --model)

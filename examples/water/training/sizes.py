@@ -110,13 +110,15 @@ def draw(measurements: list[dict], picture: Path) -> None:
         times = [1e9 / row["atom_steps_per_second"] for row in rows]
         axes.plot(times, [row["force_mae"] for row in rows], "o-", color=f"C{number}", label=where(rows))
         axes.plot(times, [row["force_rmse"] for row in rows], "s--", color=f"C{number}")
+        # Precisions of one device lie close together: names to the right of the first, to the left of the second.
+        side = -1 if number % 2 else 1
         for row, time in zip(rows, times):
-            axes.annotate(row["size"], (time, row["force_mae"]), xytext=(0, -14), textcoords="offset points",
-                          ha="center", fontsize="small")
+            axes.annotate(row["size"], (time, row["force_mae"]), xytext=(7 * side, 5 * side), color=f"C{number}",
+                          textcoords="offset points", ha="left" if side > 0 else "right", va="center", fontsize="small")
     axes.set(xlabel="time of a step, ns/atom",
              ylabel="held-out force error, meV/$\\mathrm{\\AA}$\n(MAE: circles, RMSE: squares)")
     axes.set_xscale("log")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.08 * max(row["force_rmse"] for measurement in measurements for row in measurement["rows"]))
     axes.margins(x=0.15)
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize="small", loc="lower left")
