@@ -86,6 +86,7 @@ fi
 is_example "$example" || die "no example '$example'; there are: $(list_examples)"
 own_runner=$examples/$example/run.py
 if [ -f "$own_runner" ]; then
+    [ "$precision" != mixed ] || die "--precision mixed is not for $example; it takes double and single"
     [ -z "$steps$ranks$threads" ] || die "$example runs LAMMPS many times and sets steps, ranks and threads itself"
     model=${model:-$examples/${example#compare-}/${example#compare-}.safetensors}
 else

@@ -17,6 +17,7 @@ def run(*command) -> subprocess.CompletedProcess:
     (["unobtainium"], "no example 'unobtainium'; there are: "),
     (["silicon", "--steps", "0"], "--steps '0': expected a whole number above 0"),
     (["silicon", "--ranks"], "--ranks '': expected a whole number above 0"),
+    (["compare-silicon", "--precision", "mixed"], "--precision mixed is not for compare-silicon; it takes double"),
     (["silicon", "--precision", "half"], "--precision 'half': expected double, single or mixed"),
     (["silicon", "--model", "/nowhere.safetensors"], "--model '/nowhere.safetensors': no such file"),
     (["silicon", "--replicate", "2"], "--replicate is for water and organic, not for silicon"),
