@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Threads   waking them takes 10 to 30 us where OpenMP waits passively, in which one thread copies 256 kB: below ALONE
- *           it copies alone. Above, no thread gets less than SHARE, and more than eight do not copy faster.
+ * Threads   waking them takes 10 to 30 us where OpenMP waits passively, in which one thread copies up to 400 kB: below
+ *           ALONE it copies alone. Above, no thread gets less than SHARE, and more than eight do not copy faster.
  * Pieces    threads take them in turn, so that what is in its place grows from the front while threads wake up.
  * Caches    positions go past them: nothing reads them again but the GPU, and it need not wait for lines that are
  *           changed in the caches of several cores. Few are left where they are, since a GPU reads them at once.
@@ -23,7 +23,7 @@ enum {
     PIECE = 1 << 14,
     TOLD = 1 << 15,
     SHARE = 1 << 15,
-    ALONE = 1 << 16,
+    ALONE = 3 << 15,
     CACHED = 1 << 12,
     MOST_PIECES = 256,
     MOST_THREADS = 8

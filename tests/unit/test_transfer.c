@@ -9,7 +9,7 @@
 
 enum { LARGEST = 3 * 70001 };
 
-static const size_t sizes[] = {0, 1, 7, 4095, 4097, 65535, 65536, 131072, LARGEST};
+static const size_t sizes[] = {0, 1, 7, 4095, 4097, 65536, 98303, 98304, 131072, LARGEST};
 
 /* What a copy told of, and what the caller's thread found in place then. */
 typedef struct told {
