@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* The CUDA backend behind the core's struct: memory, transfers, and the table of functions. */
 #include "memory.cuh"
+#include "message_matrix.cuh"
 #include "neighbours.cuh"
+#include "positions.cuh"
 #include "recording.cuh"
 
 #include <limits.h>
-#include <math.h>
 #include <new>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,19 +21,6 @@ namespace mlff
 template <typename T> static size_t rows_down(const state<T> *s)
 {
     return s->halo ? (size_t)s->n_all : (size_t)s->graph->n_local;
-}
-
-/* A position that is not a number is found before the first exchange, so that all ranks can stop together. */
-static mlff_status explain_positions(const mlff_graph *g, const double *x, mlff_error *error)
-{
-    for (int32_t row = 0; row < g->n_rows; row++) {
-        const double *at = x + 3 * (size_t)g->atom_of_row[row];
-        if (!isfinite(at[0]) || !isfinite(at[1]) || !isfinite(at[2]))
-            return mlff_fail(error, MLFF_ERROR_NUMERICS,
-                             "atom index %d: position (%g, %g, %g), expected finite numbers", (int)g->atom_of_row[row],
-                             at[0], at[1], at[2]);
-    }
-    return MLFF_OK; /* it was an atom that is left out */
 }
 
 /* Bytes of pinned memory for positions, in front of the results. */
@@ -80,13 +68,14 @@ template <typename T> static mlff_status place_all(state<T> *s, mlff_error *erro
 template <typename T> static mlff_status enter(state<T> *s, mlff_error *error)
 {
     CUDA_TRY(cudaSetDevice(s->device_index));
-    if (s->capturing) recording_abandon(s->stream);
+    if (s->capturing) recording_abandon(s->stream, s->beside, s->joined);
     s->capturing = NULL;
     if (s->is_under_way) { /* an evaluation that failed on its way, and may have left fault marks */
         CUDA_TRY(cudaStreamSynchronize(s->stream));
+        CUDA_TRY(cudaStreamSynchronize(s->beside));
         s->placed_for = 0;
     }
-    s->is_under_way = s->is_replayed = s->are_molecules = 0;
+    s->is_under_way = s->is_replayed = s->are_molecules = s->is_forked = s->are_positions_sent = 0;
     return MLFF_OK;
 }
 
@@ -101,13 +90,11 @@ static mlff_status prepare(void *state_, const mlff_graph *graph, const double *
     const int place = 1 + wanted + (halo ? WANT_COMBINATIONS : 0);
     if (s->graph_version != graph->version || s->placed_for != place) MLFF_TRY(place_all(s, error));
     if (halo) MLFF_TRY(send_exchange(s, error));
-    if (!mlff_copy_finite((double *)s->host, x, (size_t)s->n_all * 3, s->threads))
-        return explain_positions(graph, x, error);
-    return MLFF_OK;
+    return positions_send(s, x, error);
 }
 
-/* Positions and edges; before them the choice between one launch for small structures, launches, a recording of
- * launches, and a recording made before. */
+/* Edges; before them the choice between one launch for small structures, launches, a recording of launches, and a
+ * recording made before. */
 template <typename T> static mlff_status begin(void *state_, int *replayed, mlff_error *error)
 {
     state<T> *s = (state<T> *)state_;
@@ -117,6 +104,7 @@ template <typename T> static mlff_status begin(void *state_, int *replayed, mlff
         char *results = result_on_host(s, s->bad_row);
         return molecules_evaluate(s, results, results + results_bytes(s), error);
     }
+    if (!s->are_positions_sent) MLFF_TRY(positions_send_all(s, error));
     if (replayed) {
         recording *r = &s->recordings[s->wanted];
         const recording now =
@@ -131,9 +119,6 @@ template <typename T> static mlff_status begin(void *state_, int *replayed, mlff
             s->capturing = r;
         }
     }
-    if (s->n_all > 0)
-        CUDA_TRY(
-            cudaMemcpyAsync(s->x, s->host, (size_t)s->n_all * 3 * sizeof(double), cudaMemcpyHostToDevice, s->stream));
     return radial_forward(s, error);
 }
 
@@ -182,18 +167,22 @@ template <typename T> static void add_chunks(const state<T> *s, mlff_output *out
     }
 }
 
+/* Ghosts without forces of their own; while the device works: there may be more of them than owned atoms. */
+template <typename T> static void clear_ghosts(const state<T> *s, mlff_output *out)
+{
+    const size_t rows = rows_down(s), rest = (size_t)s->n_all - rows;
+    if (out->forces && rest > 0) memset(out->forces + 3 * rows, 0, rest * 3 * sizeof(double));
+    if (out->atom_virial && rest > 0) memset(out->atom_virial + 9 * rows, 0, rest * 9 * sizeof(double));
+}
+
 template <typename T> static void hand_out(const state<T> *s, mlff_output *out)
 {
     const mlff_graph *g = s->graph;
-    const size_t rows = rows_down(s), rest = (size_t)s->n_all - rows;
-    if (out->forces && s->n_all > 0) {
-        if (rows > 0) mlff_copy(out->forces, (const double *)result_on_host(s, s->forces), rows * 3, s->threads);
-        memset(out->forces + 3 * rows, 0, rest * 3 * sizeof(double));
-    }
-    if (out->atom_virial && s->n_all > 0) {
+    const size_t rows = rows_down(s);
+    if (out->forces && rows > 0)
+        mlff_copy(out->forces, (const double *)result_on_host(s, s->forces), rows * 3, s->threads);
+    if (out->atom_virial && rows > 0)
         memcpy(out->atom_virial, result_on_host(s, s->bad_row) + results_bytes(s), rows * 9 * sizeof(double));
-        memset(out->atom_virial + 9 * rows, 0, rest * 9 * sizeof(double));
-    }
     if (out->atom_energy) {
         const double *energy = (const double *)result_on_host(s, s->atom_energy);
         if (s->N < g->n_local) memset(out->atom_energy, 0, (size_t)g->n_local * sizeof(double));
@@ -206,11 +195,13 @@ template <typename T> static mlff_status collect(void *state_, mlff_output *out,
 {
     state<T> *s = (state<T> *)state_;
     if (!s->is_replayed) MLFF_TRY(send_results(s, error));
+    MLFF_TRY(message_matrix_await_list(s, error));
     if (s->capturing) {
         recording *r = s->capturing;
         s->capturing = NULL;
         MLFF_TRY(recording_end(r, s->stream, error));
     }
+    clear_ghosts(s, out);
     CUDA_TRY(cudaStreamSynchronize(s->stream));
     s->is_under_way = 0;
     if (s->are_molecules) molecules_mark(s, result_on_host(s, s->bad_row));
@@ -251,6 +242,9 @@ template <typename T> static void destroy(void *state_)
     cudaFreeHost(s->host);
     cudaFreeHost(s->halo_host);
     if (s->stream) cudaStreamDestroy(s->stream);
+    if (s->beside) cudaStreamDestroy(s->beside);
+    if (s->forked) cudaEventDestroy(s->forked);
+    if (s->joined) cudaEventDestroy(s->joined);
     delete s;
 }
 
@@ -306,7 +300,13 @@ template <typename T> static mlff_status start(state<T> *s, const mlff_model *mo
     if (model->info.radial_functions + 1 > MAX_FUNCTIONS)
         return mlff_fail(error, MLFF_ERROR_UNSUPPORTED, "radial_functions %d: the CUDA backend has at most %d",
                          model->info.radial_functions, MAX_FUNCTIONS - 1);
-    CUDA_TRY(cudaStreamCreateWithFlags(&s->stream, cudaStreamNonBlocking));
+    /* what runs beside gets what the layers leave free: the end of each, when most of its blocks are done */
+    int last = 0, first = 0;
+    CUDA_TRY(cudaDeviceGetStreamPriorityRange(&last, &first));
+    CUDA_TRY(cudaStreamCreateWithPriority(&s->stream, cudaStreamNonBlocking, first));
+    CUDA_TRY(cudaStreamCreateWithPriority(&s->beside, cudaStreamNonBlocking, last));
+    CUDA_TRY(cudaEventCreateWithFlags(&s->forked, cudaEventDisableTiming));
+    CUDA_TRY(cudaEventCreateWithFlags(&s->joined, cudaEventDisableTiming));
     return weights_create(&s->w, model, error);
 }
 
@@ -363,7 +363,6 @@ static void memory_estimate(const void *state_, double *bytes_per_atom, double *
     {                                                                                                                  \
         return name((state<T> *)state_, l, error);                                                                     \
     }
-LAYER_OF_ALL(first_message_forward)
 LAYER_OF_ALL(first_message_reverse)
 LAYER_OF_ALL(readout_forward)
 LAYER_OF_ALL(readout_reverse)
@@ -372,8 +371,23 @@ LAYER_OF_ONE(context_forward)
 LAYER_OF_ONE(context_reverse)
 LAYER_OF_ONE(message_forward)
 LAYER_OF_ONE(message_reverse)
-LAYER_OF_ONE(update_forward)
 LAYER_OF_ONE(update_reverse)
+
+/* Lists of clusters are made beside the layers in front of the messages: what those need is there with the edges. The
+ * list for the reverse takes the other's place once the last message has run. */
+template <typename T> static mlff_status do_first_message_forward(void *state_, mlff_error *error)
+{
+    state<T> *s = (state<T> *)state_;
+    MLFF_TRY(message_matrix_start_list(s, false, error));
+    return first_message_forward(s, error);
+}
+
+template <typename T> static mlff_status do_update_forward(void *state_, int l, mlff_error *error)
+{
+    state<T> *s = (state<T> *)state_;
+    if (s->with_reverse && l == s->w.L - 1) MLFF_TRY(message_matrix_start_list(s, true, error));
+    return update_forward(s, l, error);
+}
 
 template <typename T>
 static mlff_status do_search(void *state_, mlff_graph *graph, const mlff_input *input, double reach, mlff_error *error)

@@ -6,6 +6,7 @@
  * Seat     a neighbour's place in shared memory. Row and seat are of the same kind, their number modulo 4, and a row's
  *          edges are ordered so that the kinds take turns: neighbouring lanes then meet different banks.
  * Launch   a block of 128 threads a cluster; the set of neighbours is a hash table in shared memory.
+ * Beside   other layers, with what these leave free (message_matrix_start_list).
  * Bytes    edge rows 4 read, places 4 written an edge.
  * Order    which seat a neighbour gets depends on the race for the table; the order of a row's edges, and so of every
  *          sum, does not.
@@ -152,15 +153,16 @@ __global__ void __launch_bounds__(THREADS) clusters_kernel(cluster_arguments a)
 
 /* --------------------------------------------------------------------------------------------- launcher */
 
-template <typename T> mlff_status clusters_make(state<T> *s, const cluster_list &to, mlff_error *error)
+template <typename T>
+mlff_status clusters_make(const state<T> *s, const cluster_list &to, cudaStream_t stream, mlff_error *error)
 {
     const cluster_arguments a = {s->N, s->first, s->count, s->edge_row, to};
-    clusters_kernel<<<(s->N + to.n_rows - 1) / to.n_rows, THREADS, 0, s->stream>>>(a);
+    clusters_kernel<<<(s->N + to.n_rows - 1) / to.n_rows, THREADS, 0, stream>>>(a);
     CUDA_TRY_LAUNCH("clusters");
     return MLFF_OK;
 }
 
-template mlff_status clusters_make(state<float> *, const cluster_list &, mlff_error *);
-template mlff_status clusters_make(state<__half> *, const cluster_list &, mlff_error *);
+template mlff_status clusters_make(const state<float> *, const cluster_list &, cudaStream_t, mlff_error *);
+template mlff_status clusters_make(const state<__half> *, const cluster_list &, cudaStream_t, mlff_error *);
 
 } // namespace mlff

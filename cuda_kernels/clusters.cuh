@@ -9,8 +9,9 @@ namespace mlff
 
 constexpr int NO_SEAT = 0xffff;
 
-/* Makes the list from this evaluation's edges. */
-template <typename T> mlff_status clusters_make(state<T> *s, const cluster_list &to, mlff_error *error);
+/* Makes the list from this evaluation's edges, on `stream`. */
+template <typename T>
+mlff_status clusters_make(const state<T> *s, const cluster_list &to, cudaStream_t stream, mlff_error *error);
 
 } // namespace mlff
 

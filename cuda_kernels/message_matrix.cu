@@ -121,22 +121,56 @@ template size_t message_matrix_sums(const state<double> *);
 template size_t message_matrix_sums(const state<float> *);
 template size_t message_matrix_sums(const state<__half> *);
 
-/* The arguments of a layer, with the clusters made anew where others are there. */
+/* The list that a direction works with, in the place that both share. */
+template <typename T> static cluster_list list_of(const state<T> *s, bool reverse)
+{
+    const int forward_rows = rows_of_cluster(s->N, forward_shared<T>::ROWS),
+              reverse_rows = rows_of_cluster(s->N, reverse_shared<T>::ROWS);
+    cluster_list list = s->clusters;
+    list.n_rows = reverse ? reverse_rows : forward_rows;
+    list.seats = reverse ? reverse_shared<T>::SEATS : forward_shared<T>::SEATS;
+    if (forward_rows == reverse_rows) /* few: the same clusters serve both ways */
+        list.seats =
+            forward_shared<T>::SEATS < reverse_shared<T>::SEATS ? forward_shared<T>::SEATS : reverse_shared<T>::SEATS;
+    return list;
+}
+
+template <typename T> static bool is_at_hand(const state<T> *s, const cluster_list &list)
+{
+    return s->clusters.n_rows == list.n_rows && s->clusters.seats == list.seats;
+}
+
+template <typename T> mlff_status message_matrix_start_list(state<T> *s, bool reverse, mlff_error *error)
+{
+    if constexpr (sizeof(T) <= sizeof(float)) {
+        if (!message_matrix_suits(s) || is_at_hand(s, list_of(s, reverse))) return MLFF_OK;
+        CUDA_TRY(cudaEventRecord(s->forked, s->stream));
+        CUDA_TRY(cudaStreamWaitEvent(s->beside, s->forked, 0));
+        s->clusters = list_of(s, reverse);
+        MLFF_TRY(clusters_make(s, s->clusters, s->beside, error));
+        CUDA_TRY(cudaEventRecord(s->joined, s->beside));
+        s->is_forked = 1;
+    }
+    return MLFF_OK;
+}
+
+template <typename T> mlff_status message_matrix_await_list(state<T> *s, mlff_error *error)
+{
+    if (s->is_forked) CUDA_TRY(cudaStreamWaitEvent(s->stream, s->joined, 0));
+    s->is_forked = 0;
+    return MLFF_OK;
+}
+
+/* The arguments of a layer, with its list of clusters there before the layer runs. */
 template <typename T>
 static mlff_status arguments_of(state<T> *s, int l, bool reverse, matrix_arguments *a, mlff_error *error)
 {
-    const int forward_rows = rows_of_cluster(s->N, forward_shared<T>::ROWS),
-              reverse_rows = rows_of_cluster(s->N, reverse_shared<T>::ROWS),
-              rows = reverse ? reverse_rows : forward_rows;
-    int seats = reverse ? reverse_shared<T>::SEATS : forward_shared<T>::SEATS;
-    if (forward_rows == reverse_rows) /* few: the same clusters serve both ways */
-        seats =
-            forward_shared<T>::SEATS < reverse_shared<T>::SEATS ? forward_shared<T>::SEATS : reverse_shared<T>::SEATS;
-    if (s->clusters.n_rows != rows || s->clusters.seats != seats) {
-        s->clusters.n_rows = rows;
-        s->clusters.seats = seats;
-        MLFF_TRY(clusters_make(s, s->clusters, error));
+    MLFF_TRY(message_matrix_await_list(s, error));
+    if (!is_at_hand(s, list_of(s, reverse))) {
+        s->clusters = list_of(s, reverse);
+        MLFF_TRY(clusters_make(s, s->clusters, s->stream, error));
     }
+    const int rows = s->clusters.n_rows;
     const layer_weights<float> &w = s->w.layer[l];
     *a = {s->N,
           s->w.F,
@@ -182,6 +216,12 @@ template <typename T> mlff_status message_matrix_reverse(state<T> *s, int l, mlf
 template bool message_matrix_suits(const state<double> *);
 template bool message_matrix_suits(const state<float> *);
 template bool message_matrix_suits(const state<__half> *);
+template mlff_status message_matrix_start_list(state<double> *, bool, mlff_error *);
+template mlff_status message_matrix_start_list(state<float> *, bool, mlff_error *);
+template mlff_status message_matrix_start_list(state<__half> *, bool, mlff_error *);
+template mlff_status message_matrix_await_list(state<double> *, mlff_error *);
+template mlff_status message_matrix_await_list(state<float> *, mlff_error *);
+template mlff_status message_matrix_await_list(state<__half> *, mlff_error *);
 template mlff_status message_matrix_forward(state<float> *, int, mlff_error *);
 template mlff_status message_matrix_forward(state<__half> *, int, mlff_error *);
 template mlff_status message_matrix_reverse(state<float> *, int, mlff_error *);

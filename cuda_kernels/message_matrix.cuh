@@ -29,6 +29,14 @@ template <typename T> size_t message_matrix_seats(int32_t N);
 /* Floats of room for the sums of rows of several passes. */
 template <typename T> size_t message_matrix_sums(const state<T> *s);
 
+/* Starts the list of clusters of a direction on the stream beside the others, from the edges as what was launched
+ * before leaves them; nothing where these kernels do not serve or that list is at hand. It takes the place of the other
+ * direction's list. A layer whose list nobody started makes it itself. */
+template <typename T> mlff_status message_matrix_start_list(state<T> *s, bool reverse, mlff_error *error);
+
+/* What is launched from here on runs when a list that was started is there. The layers do this themselves. */
+template <typename T> mlff_status message_matrix_await_list(state<T> *s, mlff_error *error);
+
 template <typename T> mlff_status message_matrix_forward(state<T> *s, int l, mlff_error *error);
 template <typename T> mlff_status message_matrix_reverse(state<T> *s, int l, mlff_error *error);
 

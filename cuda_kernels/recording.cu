@@ -53,7 +53,8 @@ static cudaError_t make_executable(recording *r, cudaGraph_t graph)
         r->launches = NULL;
         if (code != cudaSuccess) return code;
     }
-    return cudaGraphInstantiate(&r->launches, graph, 0);
+    /* each launch with the priority of the stream that it was recorded on */
+    return cudaGraphInstantiate(&r->launches, graph, cudaGraphInstantiateFlagUseNodePriority);
 }
 
 mlff_status recording_end(recording *r, cudaStream_t stream, mlff_error *error)
@@ -67,9 +68,14 @@ mlff_status recording_end(recording *r, cudaStream_t stream, mlff_error *error)
     return recording_replay(r, stream, error);
 }
 
-void recording_abandon(cudaStream_t stream)
+void recording_abandon(cudaStream_t stream, cudaStream_t beside, cudaEvent_t event)
 {
     cudaGraph_t graph = NULL;
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    if (cudaStreamIsCapturing(beside, &status) == cudaSuccess && status == cudaStreamCaptureStatusActive) {
+        cudaEventRecord(event, beside); /* a capture ends where all that it drew in has joined */
+        cudaStreamWaitEvent(stream, event, 0);
+    }
     cudaStreamEndCapture(stream, &graph);
     if (graph) cudaGraphDestroy(graph);
     cudaGetLastError(); /* the layer's own failure was reported */

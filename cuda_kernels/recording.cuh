@@ -3,7 +3,7 @@
 #define MLFF_CUDA_RECORDING_CUH
 /*
  * One evaluation as one CUDA graph. Between two rebuilds of the neighbour list every launch has the same arguments:
- * positions come from and results go to pinned memory at fixed addresses. The first evaluation of a list runs launch by
+ * positions are brought to the device before, results go to pinned memory at a fixed address. The first evaluation of a list runs launch by
  * launch, the second is captured on its way, the others are one call. The same kernels run in the same order, so the
  * bits are the same.
  *
@@ -31,8 +31,9 @@ mlff_status recording_begin(cudaStream_t stream, mlff_error *error);
 mlff_status recording_end(recording *r, cudaStream_t stream, mlff_error *error);
 mlff_status recording_replay(const recording *r, cudaStream_t stream, mlff_error *error);
 
-/* After a layer failed in the middle of a recording: the stream runs launches again. */
-void recording_abandon(cudaStream_t stream);
+/* After a layer failed in the middle of a recording: the stream runs launches again, as does the one beside it, which
+ * may have been drawn into the recording; event: any that belongs to them. */
+void recording_abandon(cudaStream_t stream, cudaStream_t beside, cudaEvent_t event);
 
 void recording_free(recording *r);
 

@@ -191,8 +191,9 @@ struct molecule_plan {
 
 template <typename T> struct state {
     const mlff_model *model;
-    cudaStream_t stream;
-    int device_index, threads; /* threads: of the host, for copies */
+    cudaStream_t stream, beside; /* beside: lists of clusters are made there, while layers run that do not need them */
+    cudaEvent_t forked, joined;  /* what beside waits for, and what stream waits for where is_forked */
+    int device_index, threads;   /* threads: of the host, for copies */
     char device_name[300], gpu[32];
     weights<real<T>> w;
 
@@ -225,7 +226,8 @@ template <typename T> struct state {
                               run, edges hold the distance that the network sees */
     int32_t *slot_dropped; /* [n_slots] candidates before it in its row beyond the cutoff: its edge is at slot -
                                         slot_dropped; -1: it is beyond itself */
-    cluster_list clusters; /* of these edges, made when first needed */
+    cluster_list clusters; /* of these edges: for messages, and later in the same place for their reverse */
+    int is_forked;         /* stream has not waited yet for the list that beside makes */
     edge_adjoint<real<T>> *edge_adj; /* [n_slots]; forces() puts dE/dr in its place, eV/angstrom */
     double *slot_virial;             /* [n_slots][9] eV of edges, in their places; only for per-atom virials */
     real<T> *s;                      /* [N][F] */
@@ -251,6 +253,7 @@ template <typename T> struct state {
     recording recordings[WANT_COMBINATIONS];
     recording *capturing;
     int is_replayed, is_under_way; /* this evaluation; its launches may not have ended */
+    int are_positions_sent;        /* by prepare() */
 
     /* pinned host memory: positions up, results down, halo rows both ways */
     char *host;

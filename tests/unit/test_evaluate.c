@@ -72,6 +72,37 @@ static void every_run_and_every_thread_count_gives_the_same_bits(void **state)
     assert_true(for_every_reference(check_bits) > 20);
 }
 
+/* Molecules far from each other as one structure, of which more than one thread copies the positions. */
+static void many_atoms_copied_by_threads_give_the_bits_of_one_thread(void **state)
+{
+    (void)state;
+    reference r;
+    reference_load(&r, "gaussian_ev", "molecule");
+    const int side = 1 + (int)cbrt(40000.0 / r.n), apart = 30;
+    const size_t copies = (size_t)side * (size_t)side * (size_t)side, m = (size_t)r.n, n = m * copies;
+    double *x = malloc(3 * n * sizeof *x);
+    int32_t *species = malloc(n * sizeof *species);
+    for (size_t i = 0; i < n; i++) {
+        const size_t copy = i / m, s = (size_t)side, cell[3] = {copy % s, copy / s % s, copy / s / s};
+        species[i] = r.species[i % m];
+        for (size_t a = 0; a < 3; a++) x[3 * i + a] = r.x[3 * (i % m) + a] + apart * (double)cell[a];
+    }
+    result one, four;
+    const double cell[9] = {0};
+    const int32_t periodic[3] = {0};
+    evaluate_structure(r.model, MLFF_PRECISION_SINGLE, 1, (int32_t)n, x, species, cell, periodic, &one);
+    evaluate_structure(r.model, MLFF_PRECISION_SINGLE, 4, (int32_t)n, x, species, cell, periodic, &four);
+    assert_memory_equal(one.forces, four.forces, 3 * n * sizeof(double));
+    assert_memory_equal(one.virial, four.virial, sizeof one.virial);
+    const double scale = largest(r.forces, 3 * m);
+    for (size_t copy = 0; copy < copies; copy++)
+        assert_at_most("a copy's forces", "relative error",
+                       largest_difference(four.forces + 3 * m * copy, r.forces, 3 * m) / scale, 1e-4);
+    result_free(&one), result_free(&four);
+    free(x), free(species);
+    reference_free(&r);
+}
+
 static void check_sums(const reference *r)
 {
     result got;
@@ -164,6 +195,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(double_precision_gives_the_reference),
         cmocka_unit_test(single_precision_forces_are_within_3e_6_of_the_reference),
         cmocka_unit_test(every_run_and_every_thread_count_gives_the_same_bits),
+        cmocka_unit_test(many_atoms_copied_by_threads_give_the_bits_of_one_thread),
         cmocka_unit_test(atom_energies_and_virials_sum_to_the_total_and_forces_to_zero),
         cmocka_unit_test(forces_and_virial_are_the_differences_of_the_energy),
     };

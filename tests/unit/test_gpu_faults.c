@@ -5,8 +5,10 @@
  * A kernel that failed spoils the process's context, and the visible GPUs are counted once a process, so these tests
  * run this program again: test_gpu_faults in PART.
  */
+#include "backend.h"
 #include "gpu_faults.h"
 #include "safetensors.h"
+#include "status.h"
 #include "support.h"
 
 #include <cuda_runtime_api.h>
@@ -24,12 +26,12 @@ static mlff_status create(const reference *r, mlff_device device, mlff_precision
     return mlff_evaluator_create(r->model, &options, e, error);
 }
 
-/* One evaluation of `copies` molecules. */
-static mlff_status evaluate(mlff_evaluator *e, const reference *r, int copies, mlff_error *error)
+/* One evaluation of `copies` molecules; forces [copies n][3] eV/angstrom. */
+static mlff_status evaluate_forces(mlff_evaluator *e, const reference *r, int copies, double *forces, mlff_error *error)
 {
     const size_t n = (size_t)r->n * (size_t)copies;
     int32_t *first = malloc(((size_t)copies + 1) * sizeof *first), *species = malloc(n * sizeof *species);
-    double *x = malloc(3 * n * sizeof *x), *forces = malloc(3 * n * sizeof *forces);
+    double *x = malloc(3 * n * sizeof *x);
     for (int k = 0; k <= copies; k++) first[k] = k * r->n;
     for (size_t i = 0; i < n; i++) species[i] = r->species[i % (size_t)r->n];
     for (size_t q = 0; q < 3 * n; q++) x[q] = r->x[q % (3 * (size_t)r->n)];
@@ -40,7 +42,15 @@ static mlff_status evaluate(mlff_evaluator *e, const reference *r, int copies, m
     const mlff_status status = mlff_evaluate(e, &input, &output, error);
     if (status == MLFF_OK)
         for (size_t q = 0; q < 3 * n; q++) assert_true(isfinite(forces[q]));
-    free(first), free(species), free(x), free(forces);
+    free(first), free(species), free(x);
+    return status;
+}
+
+static mlff_status evaluate(mlff_evaluator *e, const reference *r, int copies, mlff_error *error)
+{
+    double *forces = malloc(3 * (size_t)r->n * (size_t)copies * sizeof *forces);
+    const mlff_status status = evaluate_forces(e, r, copies, forces, error);
+    free(forces);
     return status;
 }
 
@@ -64,6 +74,53 @@ static void a_launch_that_cannot_be_is_reported_by_name(void **unused)
     if (create(&r, MLFF_DEVICE_CUDA, MLFF_PRECISION_SINGLE, 0, &e, &error) != MLFF_OK) fail_msg("%s", error.message);
     if (evaluate(e, &r, 1, &error) != MLFF_OK) fail_msg("%s", error.message);
     mlff_evaluator_free(e);
+    reference_free(&r);
+}
+
+static const backend *whole_backend;
+static int context_calls, context_fails;
+
+/* Behind the first message and the first update, before the messages that wait for what runs beside these. */
+static mlff_status context_that_may_fail(void *state, int l, mlff_error *error)
+{
+    context_calls++;
+    if (context_fails) return mlff_fail(error, MLFF_ERROR_DEVICE, "context %d shall fail", l);
+    return whole_backend->context_forward(state, l, error);
+}
+
+static void a_layer_that_fails_leaves_no_trace_in_launches_or_recordings(void **unused)
+{
+    (void)unused;
+    enum { COPIES = 300, STEPS = 6 };
+    reference r;
+    reference_load(&r, "gaussian_ev", "molecule");
+    const size_t bytes = 3 * (size_t)r.n * COPIES * sizeof(double);
+    double *expected = malloc(bytes), *forces = malloc(bytes);
+    for (int p = MLFF_PRECISION_DOUBLE; p <= MLFF_PRECISION_MIXED; p++) {
+        whole_backend = mlff_cuda_backend((mlff_precision)p);
+        backend b = *whole_backend;
+        b.context_forward = context_that_may_fail;
+        for (int failing = 0; failing < 3; failing++) { /* the second evaluation is recorded, the third a replay */
+            mlff_evaluator *e;
+            mlff_error error;
+            const mlff_options options = {.threads = 1, .device_index = -1};
+            if (mlff_evaluator_create_on(&b, r.model, &options, &e, &error) != MLFF_OK) fail_msg("%s", error.message);
+            context_calls = 0;
+            for (int step = 0; step < STEPS; step++) {
+                context_fails = step == failing;
+                const int calls = context_calls;
+                const mlff_status status = evaluate_forces(e, &r, COPIES, forces, &error);
+                const int fails = context_fails && context_calls > calls; /* a replay calls no layer */
+                if (fails) assert_fails(status, &error, MLFF_ERROR_DEVICE, "shall fail");
+                if (!fails && status != MLFF_OK) fail_msg("%s", error.message);
+                if (failing == 0 && step == 1) memcpy(expected, forces, bytes);
+                if (!fails) assert_memory_equal(forces, expected, bytes);
+            }
+            assert_true(context_calls > 0);
+            mlff_evaluator_free(e);
+        }
+    }
+    free(expected), free(forces);
     reference_free(&r);
 }
 
@@ -264,6 +321,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(without_a_visible_gpu_cuda_is_refused_and_auto_takes_the_cpu),
         cmocka_unit_test(a_device_that_is_not_there_is_refused),
         cmocka_unit_test(half_precision_that_overflows_is_an_error_and_single_is_not),
+        cmocka_unit_test(a_layer_that_fails_leaves_no_trace_in_launches_or_recordings),
         cmocka_unit_test(memory_that_is_taken_is_an_error_with_the_bytes_and_no_end),
     };
     char *on_cuda[] = {argv[0], "cuda"}; /* these tests have no other device */
