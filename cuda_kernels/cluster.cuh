@@ -119,6 +119,24 @@ __device__ inline float2 load_two_ahead_of_use(const float *from, bool valid)
     return value;
 }
 
+/* Four of them. */
+__device__ inline float4 load_four_ahead_of_use(const float *from, bool valid)
+{
+    float4 value;
+    asm volatile("{\n"
+                 ".reg .pred valid;\n"
+                 "setp.ne.s32 valid, %5, 0;\n"
+                 "mov.f32 %0, 0f00000000;\n"
+                 "mov.f32 %1, 0f00000000;\n"
+                 "mov.f32 %2, 0f00000000;\n"
+                 "mov.f32 %3, 0f00000000;\n"
+                 "@valid ld.global.nc.v4.f32 {%0, %1, %2, %3}, [%4];\n"
+                 "}"
+                 : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w)
+                 : "l"(from), "r"((int)valid));
+    return value;
+}
+
 } // namespace mlff
 
 #endif

@@ -155,6 +155,8 @@ template <typename T> static int tensor_table(state<T> *s, tensor_row *table)
     table[n++] = {&s->bad_row, 2, sizeof(int), "fault marks"}; /* results from here on: one transfer may bring them */
     table[n++] = {&s->close, s->w.short_range ? (size_t)1 : 0, sizeof(close_record), "close pairs"};
     table[n++] = {&s->marks, molecules * 2, sizeof(int), "fault marks of molecules"};
+    table[n++] = {&s->molecule_close, s->w.short_range ? molecules : 0, sizeof(close_record),
+                  "close pairs of molecules"};
     table[n++] = {&s->sums, (size_t)s->n_chunks * 10, sizeof(double), "sums"};
     table[n++] = {&s->forces, reverse * A * 3, sizeof(double), "forces"};
     table[n++] = {&s->atom_energy, N, sizeof(double), "atom energies"};

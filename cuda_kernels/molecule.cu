@@ -39,27 +39,27 @@ using namespace molecule;
  * structures at once. H200, 128 features, us, here and there: 9 atoms 84 and 218, 30 copies 141 and 238, 45 copies 243
  * and 247, 90 copies 392 and 276; 16 atoms, 30 copies 231 and 248; 21 atoms 166 and 234, 30 copies 331 and 261; 32 atoms
  * 240 and 233. */
-constexpr double START = 8, MOST_TIME = 48, SLOWER = 1.5;
+constexpr double START = 8, MOST_TIME = 48, SIX_SLOWER = 1.35, FOUR_SLOWER = 1.5;
 constexpr int MOST_STRUCTURES = 1024;
 
 /* ----------------------------------------------------------------------------------------------- kernel */
 
 /* `mix`: weights of V and U of the first layer; `reverse`: filled with those of readout0's reverse. */
 template <typename B>
-__device__ inline void forward(B &b, warp_weights<2, 2 * B::EACH> &mix, warp_weights<4 * B::EACH, 1> &reverse)
+__device__ inline void forward(B &b, warp_weights<2, B::tiles(2)> &mix, warp_weights<4 * B::EACH, 1> &reverse)
 {
-    const arguments &a = b.a;
-    const int own = b.own(), F = b.F(), L = a.w.L;
-    warp_weights<2, B::EACH> context0;
+    const auto &a = b.a;
+    const int F = b.F(), L = a.w.L;
+    warp_weights<2, B::tiles(1)> context0;
     warp_weights<2, 2 * B::EACH> readout0;
 #pragma unroll 1
     for (int l = 0;; l++) {
         exchange(b, 3 * b.n * F);
         update(b, l, mix, [&] {
             if (l < L - 1) {
-                load_gathered(context0, a.layer[l + 1].context0, F, own, 1, F, b);
+                load_gathered(context0, a.layer[l + 1].context0, F, 1, b);
             } else {
-                load_gathered(readout0, a.readout0, F, a.w.own_readout, 1, a.w.H, b);
+                load_readout(readout0, b);
             }
         });
         exchange(b, b.n * F);
@@ -67,16 +67,21 @@ __device__ inline void forward(B &b, warp_weights<2, 2 * B::EACH> &mix, warp_wei
         context(b, l + 1, context0, mix);
         message(b, l + 1);
     }
-    load_scattered(reverse, a.readout0_T, a.w.own_readout, 1, a.w.H, F, b);
+    load_readout_reverse(reverse, b);
     readout(b, readout0);
 }
 
 /* The structure's rows and candidates; what the host knows is not read. */
 template <typename B> __device__ inline void find_rows(B &b, int structure)
 {
-    const arguments &a = b.a;
+    const auto &a = b.a;
     if (a.is_alone) {
         b.n = a.at.rows, b.n_slots = a.at.slots;
+        return;
+    }
+    if (B::BLOCKS < 8 && a.structures_here) {
+        b.begin = structure > 0 ? a.row_end[structure - 1] : 0, b.n = a.row_end[structure] - b.begin;
+        b.first_slot = a.first_slot[structure], b.n_slots = a.first_slot[structure + 1] - a.first_slot[structure];
         return;
     }
     const chunk rows = a.structures[structure];
@@ -87,7 +92,7 @@ template <typename B> __device__ inline void find_rows(B &b, int structure)
 
 template <int BLOCKS, int OWN, bool SHARED>
 __global__ void __cluster_dims__(BLOCKS, 1, 1) __launch_bounds__(THREADS, 1)
-    molecule_kernel(const __grid_constant__ arguments a)
+    molecule_kernel(const __grid_constant__ arguments_here<BLOCKS> a)
 {
     typedef block<BLOCKS, OWN, SHARED> B;
     extern __shared__ __align__(16) char shared[];
@@ -103,8 +108,8 @@ __global__ void __cluster_dims__(BLOCKS, 1, 1) __launch_bounds__(THREADS, 1)
     read_rows(b);
     load_biases(b);
     clear_filter(b);
-    warp_weights<2, 2 * B::EACH> mix;
-    load_gathered(mix, a.layer[0].mix, b.F(), b.own(), 2, b.F(), b);
+    warp_weights<2, B::tiles(2)> mix;
+    load_gathered(mix, a.layer[0].mix, b.F(), 2, b);
     __syncthreads();
     b.n_elements = *b.ints(a.at.n_elements);
     make_edges(b, b.ints(a.at.bad));
@@ -128,15 +133,26 @@ __global__ void __cluster_dims__(BLOCKS, 1, 1) __launch_bounds__(THREADS, 1)
     results(b, structure);
 }
 
-typedef void (*molecule_function)(const arguments);
+/* As pairs_fit. */
+static int in_pairs(const widths &w)
+{
+    return w.F == PAIRED_FEATURES && w.H % (8 * PARTS) == 0;
+}
+
+/* Whether code runs that knows that everything is in shared memory. */
+static int all_shared(const widths &w, int shared_layers, int shared_tables)
+{
+    return in_pairs(w) && shared_layers == w.L && shared_tables;
+}
 
 /* 128 features are worth code of their own, and so is memory that is known to be shared; four blocks have no other. */
-static molecule_function function_of(const widths &w, int shared_layers, int shared_tables)
+static const void *function_of(const widths &w, int shared_layers, int shared_tables)
 {
-    if (w.blocks == 4) return molecule_kernel<4, 2 * MOST_PART, true>;
-    if (w.own != MOST_PART) return molecule_kernel<8, 0, false>;
-    return shared_layers == w.L && shared_tables ? molecule_kernel<8, MOST_PART, true>
-                                                 : molecule_kernel<8, MOST_PART, false>;
+    if (w.blocks == 4) return (const void *)molecule_kernel<4, 2 * MOST_PART, true>;
+    if (w.blocks == 6) return (const void *)molecule_kernel<6, OWN_OF_SIX, true>;
+    if (!in_pairs(w)) return (const void *)molecule_kernel<8, 0, false>;
+    return all_shared(w, shared_layers, shared_tables) ? (const void *)molecule_kernel<8, MOST_PART, true>
+                                                       : (const void *)molecule_kernel<8, MOST_PART, false>;
 }
 
 /* ------------------------------------------------------------------------------------------------- plan */
@@ -151,9 +167,11 @@ template <typename R> static widths widths_of(const weights<R> &w, int blocks)
     widths y = {};
     y.F = w.F, y.K = w.K, y.H = w.H, y.L = w.L, y.n_elements = w.n_elements;
     y.blocks = blocks;
-    y.own = w.F / blocks, y.own_readout = w.H / blocks;
+    y.own = blocks == 6 ? OWN_OF_SIX : w.F / blocks;
+    y.own_readout = w.H / (blocks == 6 ? 4 : blocks); /* none for the last two of six */
     y.functions = w.K + 1, y.paired = (y.functions + 1) / 2 * 2;
     y.table = stride_of(y.functions);
+    y.short_range = w.short_range != NULL;
     /* as many elements as fit beside v of all columns: no more memory for them */
     y.slots = 1;
     while (y.slots < MOST_SLOTS && y.slots < w.n_elements && (y.slots + 1) * y.paired <= MOST_INPUTS &&
@@ -185,19 +203,21 @@ static layout make_layout(const widths &w, int n, int E, int shared_layers, int 
     };
     at.rows = n, at.slots = E, at.shared_layers = shared_layers, at.shared_tables = shared_tables;
     at.row_sums = take(2 * n * ROW_VALUES);
-    at.energy = take(2 * n * PARTS / w.blocks);
+    at.energy = take(2 * n * parts_of_block(w.blocks));
     at.energy_terms = take(n * w.own_readout);
     at.position = take(6 * n);
     at.edges = take(4 * E);
-    at.edge_adj = take(4 * E * PARTS / w.blocks);
+    at.distance = take(w.short_range ? E : 0);
+    at.edge_adj = take(4 * E * parts_of_block(w.blocks));
     at.edge_rows = take(E);
     at.row_first = take(n + 1), at.row_count = take(n), at.row_element = take(n), at.row_slot = take(n);
     at.row_tiles = take(n + 1), at.edge_tiles = take(most_tiles(n, E));
     at.n_elements = take(1), at.slot_element = take(n);
     at.arrivals = take(4);
-    at.bad = take(2);
+    at.bad = take(2), at.close = take(2);
     at.exchange_size = larger(larger(3 * n * stride_of(w.F), n * stride_of(2 * w.F)),
                               larger(4 * n * w.coefficient, results_floats(n, E, w.blocks)));
+    at.exchange_size = larger(at.exchange_size, 3 * n * w.blocks * w.own);
     for (int q = 0; q < 2; q++) at.exchange[q] = take(at.exchange_size);
     at.part = take(larger(part_floats(w, n), most_tiles(n, E) * MOST_KINDS * w.own));
     at.operand =
@@ -205,7 +225,8 @@ static layout make_layout(const widths &w, int n, int E, int shared_layers, int 
     at.adj = take(n * stride_of(4 * w.own)); /* begins when the state has ended */
     at.s = at.adj, at.v = at.s + n * w.own;
     at.biases = take(w.L * BIASES * w.own + 2 * w.own_readout);
-    at.filter = take((w.functions + 7) / 8 * 3 * PARTS / w.blocks * FILTER_FLOATS);
+    const int filter_numbers = all_shared(w, shared_layers, shared_tables) ? 2 : 1;
+    at.filter = take((w.functions + 7) / 8 * 3 * parts_of_block(w.blocks) * filter_numbers * FILTER_FLOATS);
     at.layer_size = (n * (stride_of(5 * w.own) + 14 * w.own) + 3) / 4 * 4;
     at.tables = take(shared_tables ? 2 * E * w.table : 0);
     at.layers = take(shared_layers * at.layer_size);
@@ -243,13 +264,13 @@ static_assert(FEATURE_PAD % (2 * PARTS) == 0, "a part of the columns is a whole 
 
 template <typename T> static int model_suits(const state<T> *s)
 {
-    return sizeof(T) != sizeof(double) && !s->w.short_range && s->w.F <= MOST_FEATURES && s->w.H <= MOST_READOUT &&
+    return sizeof(T) != sizeof(double) && s->w.F <= MOST_FEATURES && s->w.H <= MOST_READOUT &&
            (s->w.K + 2) / 2 * 2 <= MOST_INPUTS;
 }
 
 /* Clusters that run at the same time with so much shared memory; 0: none, also where the device has no clusters. Allows
  * the kernel all that a block may have: other evaluators launch it too. */
-static int clusters_at_a_time(molecule_function kernel, int blocks, size_t shared_bytes, int most_bytes)
+static int clusters_at_a_time(const void *kernel, int blocks, size_t shared_bytes, int most_bytes)
 {
     int device = 0, major = 0, n = 0;
     cudaGetDevice(&device);
@@ -283,11 +304,11 @@ static int at_a_time(molecule_clusters *known, const widths &w, const layout &at
     return known->at_a_time;
 }
 
-/* Four blocks have code for 128 features and shared memory for everything alone; each block's readout columns are two
- * parts of whole steps (scattered). */
-static int four_suit(const widths &w, const layout &at, int most_bytes)
+/* Fewer blocks than eight have code for 128 features and shared memory for everything alone; each block's readout columns
+ * are two parts of whole steps (scattered). */
+static int fewer_suit(const widths &w, const layout &at, int most_bytes)
 {
-    return w.own == 2 * MOST_PART && w.H % (8 * PARTS) == 0 && bytes_of(at) <= (size_t)most_bytes;
+    return in_pairs(w) && bytes_of(at) <= (size_t)most_bytes;
 }
 
 /* Of so many structures, where so many clusters run at a time. */
@@ -330,13 +351,16 @@ template <typename T> mlff_status molecules_plan(state<T> *s, mlff_error *error)
     const int of_eight = at_a_time(&p->of_eight, w, at, most);
     if (of_eight < 1) return MLFF_OK;
     double waves = waves_of(s->n_chunks, of_eight);
-    const widths w4 = widths_of(s->w, 4);
-    const layout at4 = make_layout(w4, rows, slots, w4.L, 1);
-    const int of_four = four_suit(w4, at4, most) ? at_a_time(&p->of_four, w4, at4, most) : 0;
-    if (of_four > 0 && SLOWER * waves_of(s->n_chunks, of_four) < waves) {
-        waves = SLOWER * waves_of(s->n_chunks, of_four);
-        w = w4, at = at4; /* the bits are the same */
-    }
+    const auto try_fewer = [&](int blocks, double slower, molecule_clusters *known) {
+        const widths w_fewer = widths_of(s->w, blocks);
+        const layout at_fewer = make_layout(w_fewer, rows, slots, w_fewer.L, 1);
+        const int n = fewer_suit(w_fewer, at_fewer, most) ? at_a_time(known, w_fewer, at_fewer, most) : 0;
+        if (n < 1 || slower * waves_of(s->n_chunks, n) >= waves) return;
+        waves = slower * waves_of(s->n_chunks, n);
+        w = w_fewer, at = at_fewer;
+    };
+    try_fewer(6, SIX_SLOWER, &p->of_six);
+    try_fewer(4, FOUR_SLOWER, &p->of_four);
     if ((rows + START) * waves > MOST_TIME) return MLFF_OK;
     p->blocks = w.blocks, p->shared_bytes = bytes_of(at);
     p->rows = rows, p->slots = slots;
@@ -349,60 +373,103 @@ template <typename T> mlff_status molecules_plan(state<T> *s, mlff_error *error)
 
 /* --------------------------------------------------------------------------------------------- evaluation */
 
-static layer_pointers pointers_of(const layer_weights<float> &y)
+static layer_pointers pointers_of(const layer_weights<float> &y, int in_pairs, int all_shared)
 {
-    return {y.filter,       y.context0.M, y.context0.b, y.context0_T.M, y.context1.M, y.context1.b,
-            y.context1_T.M, y.mix.M,      y.mix.b,      y.mix_T.M,      y.dense0.M,   y.dense0.b,
-            y.dense0_T.M,   y.dense1.M,   y.dense1.b,   y.dense1_T.M};
+    const auto of = [=](const matrix<float> &m) { return in_pairs ? m.pairs : m.M; };
+    return {all_shared ? y.filter_halves
+            : in_pairs ? y.filter_pairs
+                       : y.filter,
+            of(y.context0),
+            y.context0.b,
+            of(y.context0_T),
+            of(y.context1),
+            y.context1.b,
+            of(y.context1_T),
+            of(y.mix),
+            y.mix.b,
+            of(y.mix_T),
+            of(y.dense0),
+            y.dense0.b,
+            of(y.dense0_T),
+            of(y.dense1),
+            y.dense1.b,
+            of(y.dense1_T)};
 }
 
-template <typename T> static arguments arguments_of(const state<T> *s)
+template <typename T> static void fill_arguments(const state<T> *s, arguments &a)
 {
     const weights<float> &w = s->w;
     const molecule_plan &p = s->molecules;
-    arguments a = {};
     a.w = widths_of(w, p.blocks);
     a.at = make_layout(a.w, p.rows, p.slots, p.shared_layers, p.shared_tables);
     a.radial = radial_of(w);
     a.cutoff = w.cutoff, a.scale = w.scale, a.readout1_bias = w.readout1_bias, a.epsilon = w.epsilon;
-    a.atom_shift = w.atom_shift;
+    a.atom_shift = w.atom_shift, a.short_range = w.short_range;
     a.embedding = w.embedding, a.first_s = w.first_s, a.first_R = w.first_R;
-    a.readout0 = w.readout0.M, a.readout0_bias = w.readout0.b, a.readout0_T = w.readout0_T.M, a.readout1 = w.readout1;
-    for (int l = 0; l < w.L; l++) a.layer[l] = pointers_of(w.layer[l]);
-    a.is_alone = s->n_chunks == 1;
+    a.first_s_fours = w.first_s_fours, a.first_R_fours = w.first_R_fours;
+    a.readout0 = in_pairs(a.w) ? w.readout0.pairs : w.readout0.M;
+    a.readout0_T = in_pairs(a.w) ? w.readout0_T.pairs : w.readout0_T.M;
+    a.readout0_bias = w.readout0.b, a.readout1 = w.readout1;
+    const int shared = all_shared(a.w, p.shared_layers, p.shared_tables);
+    for (int l = 0; l < w.L; l++) a.layer[l] = pointers_of(w.layer[l], in_pairs(a.w), shared);
+    a.is_alone = s->n_chunks == 1, a.rows_in_all = s->N;
     a.structures = s->chunks;
     a.first = s->first, a.neighbour_row = s->neighbour_row, a.neighbour_atom = s->neighbour_atom;
     a.atom_of_row = s->atom_of_row, a.species = s->species, a.shift = s->shift;
     a.by_row = s->n_all == s->graph->n_local;
     a.x = a.by_row ? (const double *)s->host : s->x;
-    a.positions_here = a.is_alone && a.by_row && s->n_all <= MOST_ROWS;
-    if (a.positions_here) memcpy(a.position, s->host, (size_t)s->n_all * 3 * sizeof(double));
     a.with_reverse = s->with_reverse;
     a.scratch = s->molecule_scratch, a.scratch_size = p.scratch_size;
-    return a;
+}
+
+/* Positions and places of structures, where there is room for them. */
+template <int BLOCKS, typename T> static void fill_arguments_here(const state<T> *s, arguments_here<BLOCKS> &a)
+{
+    const mlff_graph *g = s->graph;
+    a.positions_here = a.by_row && s->n_all <= a.ATOMS;
+    if (a.positions_here) memcpy(a.position, s->host, (size_t)s->n_all * 3 * sizeof(double));
+    a.structures_here = s->n_chunks <= a.STRUCTURES && !g->on_device;
+    for (int32_t c = 0, row = 0; a.structures_here && c < s->n_chunks; c++) {
+        row = a.row_end[c] = chunk_end(g, row);
+        a.first_slot[c + 1] = (int)g->first[row];
+    }
+}
+
+/* The evaluation's launch, whose results go to the host's memory. */
+template <int BLOCKS, typename T>
+static mlff_status launch(const state<T> *s, char *results, char *atom_virials, mlff_error *error)
+{
+    arguments_here<BLOCKS> a = {};
+    fill_arguments(s, a);
+    fill_arguments_here(s, a);
+    const auto on_host = [&](const void *on_device) {
+        return results + ((const char *)on_device - (char *)s->bad_row);
+    };
+    a.marks = (int *)on_host(s->marks);
+    a.sums = (double *)on_host(s->sums);
+    if (a.short_range) a.close = (close_record *)on_host(s->molecule_close);
+    if (s->with_reverse) a.forces = (double *)on_host(s->forces);
+    if (s->wanted & WANT_ATOM_ENERGY) a.atom_energy = (double *)on_host(s->atom_energy);
+    if (s->wanted & WANT_ATOM_VIRIAL) a.atom_virial = (double *)atom_virials;
+    if (s->with_reverse && s->N < s->graph->n_local) /* atoms without a row */
+        memset(a.forces, 0, (size_t)s->graph->n_local * 3 * sizeof(double));
+    if (a.atom_virial) memset(a.atom_virial, 0, (size_t)s->graph->n_local * 9 * sizeof(double));
+    if (!a.by_row)
+        CUDA_TRY(
+            cudaMemcpyAsync(s->x, s->host, (size_t)s->n_all * 3 * sizeof(double), cudaMemcpyHostToDevice, s->stream));
+    const void *kernel = function_of(a.w, s->molecules.shared_layers, s->molecules.shared_tables);
+    void *parameters[] = {&a};
+    CUDA_TRY(cudaLaunchKernel(kernel, dim3((unsigned)(s->n_chunks * a.w.blocks)), dim3(THREADS), parameters,
+                              s->molecules.shared_bytes, s->stream));
+    return MLFF_OK;
 }
 
 template <typename T> mlff_status molecules_evaluate(state<T> *s, char *results, char *atom_virials, mlff_error *error)
 {
     if constexpr (sizeof(T) != sizeof(double)) {
-        arguments a = arguments_of(s);
-        const auto on_host = [&](const void *on_device) {
-            return results + ((const char *)on_device - (char *)s->bad_row);
-        };
-        a.marks = (int *)on_host(s->marks);
-        a.sums = (double *)on_host(s->sums);
-        if (s->with_reverse) a.forces = (double *)on_host(s->forces);
-        if (s->wanted & WANT_ATOM_ENERGY) a.atom_energy = (double *)on_host(s->atom_energy);
-        if (s->wanted & WANT_ATOM_VIRIAL) a.atom_virial = (double *)atom_virials;
-        if (s->with_reverse && s->N < s->graph->n_local) /* atoms without a row */
-            memset(a.forces, 0, (size_t)s->graph->n_local * 3 * sizeof(double));
-        if (a.atom_virial) memset(a.atom_virial, 0, (size_t)s->graph->n_local * 9 * sizeof(double));
-        if (!a.by_row)
-            CUDA_TRY(cudaMemcpyAsync(s->x, s->host, (size_t)s->n_all * 3 * sizeof(double), cudaMemcpyHostToDevice,
-                                     s->stream));
-        const molecule_function kernel = function_of(a.w, s->molecules.shared_layers, s->molecules.shared_tables);
-        kernel<<<(unsigned)(s->n_chunks * a.w.blocks), THREADS, s->molecules.shared_bytes, s->stream>>>(a);
-        CUDA_TRY_LAUNCH("molecules");
+        if (s->molecules.blocks == 4) return launch<4>(s, results, atom_virials, error);
+        if (s->molecules.blocks == 6) return launch<6>(s, results, atom_virials, error);
+        return launch<8>(s, results, atom_virials, error);
     }
     return MLFF_OK;
 }
@@ -415,6 +482,18 @@ template <typename T> void molecules_mark(const state<T> *s, char *results)
     for (int32_t c = 0; c < s->n_chunks; c++)
         for (int q = 0; q < 2; q++)
             if (marks[2 * (size_t)c + q] < bad[q]) bad[q] = marks[2 * (size_t)c + q];
+    if (!s->w.short_range) return;
+    const auto on_host = [&](const close_record *on_device) {
+        return (close_record *)(results + ((const char *)on_device - (const char *)s->bad_row));
+    };
+    const close_record *of_structures = on_host(s->molecule_close);
+    close_record *close = on_host(s->close);
+    *close = {};
+    for (int32_t c = 0; c < s->n_chunks; c++) {
+        const unsigned long long before = close->count;
+        if (before == 0) *close = of_structures[c]; /* the first structure that has one */
+        if (before > 0) close->count = before + of_structures[c].count;
+    }
 }
 
 template mlff_status molecules_plan(state<float> *, mlff_error *);

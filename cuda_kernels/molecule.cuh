@@ -32,6 +32,7 @@ constexpr int THREADS = 512, WARPS = THREADS / 32;
 constexpr int SLICES = 8,
               GROUPS = WARPS / SLICES; /* warps on the inputs and on the output columns of a gathered layer */
 constexpr int MOST_ROWS = 32, MOST_FEATURES = 128, MOST_READOUT = 256, MOST_PART = MOST_FEATURES / PARTS; /* columns */
+constexpr int OWN_OF_SIX = 24;   /* of 128 columns with six blocks: five have 24, the last 8 */
 constexpr int CHUNK_WIDE = 16;   /* rows of a gathered layer of three parts whose sums are in memory at a time */
 constexpr int MOST_SLOTS = 4;    /* elements whose coefficients of the first message are in memory at a time */
 constexpr int MOST_INPUTS = 256; /* of a gathered layer: 4 steps of 8 in each slice */
@@ -49,16 +50,22 @@ __host__ __device__ inline int parts_stride(int stride)
     return SLICES * stride + 8;
 }
 
-/* The same of other layers: whole triples of vectors, as many as the memory of all numbers of blocks is the same. */
+/* The same of other layers: whole triples of vectors. */
 __host__ __device__ constexpr int chunk_of(int blocks)
 {
-    return 30 * blocks / PARTS;
+    return blocks == 4 ? 15 : 30;
+}
+
+/* Parts of the columns that a block adds up apart. */
+__host__ __device__ constexpr int parts_of_block(int blocks)
+{
+    return (PARTS + blocks - 1) / blocks;
 }
 
 constexpr int MOST_CANDIDATES = 4096; /* of a structure */
 constexpr int TILE_EDGES = 8;         /* of a row: what a warp works on in a message */
 constexpr int MOST_KINDS = 5;         /* of a message's sums over edges: 4, and 5 in reverse */
-constexpr int FILTER_FLOATS = 128;    /* of a part of the filter's columns, 8 functions: 4 of a lane */
+constexpr int FILTER_FLOATS = 128;    /* of a group of the filter's columns, 8 functions: 4 of a lane */
 
 /* Tiles of rows that have E edges in all: a row's last one is not full. */
 __host__ __device__ inline int most_tiles(int n, int E)
@@ -80,6 +87,7 @@ struct widths {
     int functions, paired;  /* K + 1, and that rounded up to an even number */
     int slots;              /* elements at a time */
     int table, coefficient; /* strides of radial functions and of coefficients */
+    int short_range;        /* the model has such a term */
 };
 
 /* Where things lie in a block's shared memory, in floats; doubles first. For the most rows and slots of a call. */
@@ -90,7 +98,8 @@ struct layout {
     int energy;                       /* double [parts of a block][n] of its readout columns */
     int energy_terms;                 /* double [n][own_readout / 2] */
     int position;                     /* double [n][3] */
-    int edges;                        /* float4 [E] u, d */
+    int edges;                        /* float4 [E] u, d (the distance that the network sees) */
+    int distance;                     /* [E], of a model with a short-range term: the other distance of the two */
     int edge_adj;                     /* float4 [parts of a block][E] */
     int edge_rows;                    /* int [E] neighbour's row | own << 8 | neighbour's slot << 16; -1: no edge */
     int row_first, row_count,         /* [n + 1], [n] */
@@ -102,11 +111,12 @@ struct layout {
     int operand;                      /* input of a scattered layer, own columns */
     int s, v, adj;                    /* [n][own], [n][3][own]; in their place later [n][stride_of(4 own)] */
     int biases;                       /* [L][BIASES][own], then bias and weights of the readout [2][own_readout] */
-    int filter;                       /* [steps of 8][3][parts of a block][32 lanes][4] */
+    int filter;                       /* [steps of 8][3][parts of a block][hi, lo, or one number][32 lanes][4] */
     int tables, layers;               /* phi and dphi [2][E][table]; what layers keep */
     int layer_size;                   /* floats that a layer keeps */
     int arrivals;                     /* uint64_t [2] barriers of the exchange buffers */
     int bad;                          /* int [2] as bad_row in state.cuh */
+    int close;                        /* int [2] close pairs, the first row of one */
     int floats;                       /* of all */
 };
 
@@ -119,6 +129,7 @@ struct layer_memory {
     float *VU; /* [n][3][2][own] */
 };
 
+/* Matrices are [n_in][n_out], or in pairs (weights.cu) where a block's columns are known to the compiler. */
 struct layer_pointers {
     const float *filter;
     const float *context0, *context0_bias, *context0_T, *context1, *context1_bias, *context1_T;
@@ -133,16 +144,18 @@ struct arguments {
     double cutoff, scale, readout1_bias;
     float epsilon;
     const double *atom_shift;
-    const float *embedding, *first_s, *first_R, *readout0, *readout0_bias, *readout0_T, *readout1;
+    const short_range_pair *short_range; /* or NULL */
+    const float *embedding, *first_s, *first_R, *first_s_fours, *first_R_fours, *readout0, *readout0_bias, *readout0_T,
+        *readout1;
     layer_pointers layer[MLFF_MAX_INTERACTIONS];
 
     const chunk *structures;
     const int64_t *first;
     const int32_t *neighbour_row, *neighbour_atom, *atom_of_row, *species;
     const double *shift; /* or NULL */
-    const double *x;     /* may be in the host's memory; not read where positions are here: */
-    int positions_here;  /* then [n] by atom; a read of the host's memory would take more than a microsecond */
-    double position[3 * MOST_ROWS];
+    const double *x;     /* may be in the host's memory; not read where positions are here (arguments_here) */
+    int positions_here, structures_here;
+    int rows_in_all;
     int is_alone; /* one structure, whose rows and candidates are all that the layout is for */
     int by_row;   /* neighbours are at their rows' positions, which are read once */
     int with_reverse;
@@ -151,15 +164,44 @@ struct arguments {
 
     /* results, in the host's memory; NULL where they are not asked for */
     int *marks;                                        /* [structures][2] */
+    close_record *close;                               /* [structures], with a short-range term */
     double *sums, *forces, *atom_energy, *atom_virial; /* as in state.cuh */
 };
 
-/* A block at work. NUMBER: of blocks of a cluster. OWN: its columns where they are known to the compiler, else 0.
- * SHARED: all tables and layers are in shared memory. */
+/* A block's columns of a layer: places for them, and how many there are, which is less in the last blocks of six. */
+struct share {
+    int own, columns;
+};
+
+/* What else a launch brings along, since reading it from the host's memory, and what says where it is from the device's,
+ * would take a microsecond each: of one structure for clusters of eight blocks, else of as many as run at a time. */
+template <int BLOCKS> struct arguments_here : arguments {
+    static constexpr int ATOMS = BLOCKS == 8 ? MOST_ROWS : 176, STRUCTURES = BLOCKS == 8 ? 1 : 32;
+    double position[3 * ATOMS];     /* by atom */
+    int row_end[STRUCTURES];        /* ends of the structures' rows */
+    int first_slot[STRUCTURES + 1]; /* of their candidates, and the end */
+};
+
+/* A block at work. NUMBER: of blocks of a cluster. OWN: its columns where they are known to the compiler, which then are
+ * of 128, else 0. SHARED: all tables and layers are in shared memory. */
 template <int NUMBER, int OWN, bool SHARED> struct block {
-    static constexpr int BLOCKS = NUMBER, EACH = PARTS / BLOCKS; /* EACH: parts of a block */
+    static constexpr int BLOCKS = NUMBER, EACH = parts_of_block(BLOCKS), ALL_PARTS = BLOCKS * EACH;
+    static constexpr bool KNOWN = OWN > 0;
+    static constexpr bool EVEN = PARTS % BLOCKS == 0;   /* all blocks have as many columns, whole parts of them */
+    static constexpr int IN_UNITS = EVEN ? 2 : OWN / 8; /* steps of 8 own inputs that the matrix units add up */
+    static constexpr int FIRST_PARTS = EVEN ? EACH : 1; /* of the first message in reverse */
+    /* 8 columns of a warp's tiles for so many parts of a gathered layer, and steps of 8 inputs of a scattered one */
+    __host__ __device__ static constexpr int tiles(int parts)
+    {
+        return EVEN ? EACH * parts : (parts * OWN / 8 + GROUPS - 1) / GROUPS;
+    }
+    __host__ __device__ static constexpr int steps(int parts)
+    {
+        return EVEN ? 2 * EACH * parts : parts * OWN / 8;
+    }
     static constexpr bool all_shared = SHARED;
-    const arguments &a;
+    static constexpr int FILTER_NUMBERS = SHARED ? 2 : 1; /* there is room for filters in two numbers */
+    const arguments_here<BLOCKS> &a;
     float *memory;                    /* shared */
     float *scratch;                   /* of this structure */
     int rank, first_column, n, begin; /* own columns from first_column on; the structure's rows from begin on */
@@ -173,7 +215,20 @@ template <int NUMBER, int OWN, bool SHARED> struct block {
     }
     __device__ int F() const
     {
-        return own() * BLOCKS;
+        return OWN ? MOST_FEATURES : own() * BLOCKS;
+    }
+    __device__ share features() const
+    {
+        return {own(), EVEN ? own() : min(own(), F() - first_column)};
+    }
+    __device__ share readout() const
+    {
+        return {a.w.own_readout, EVEN || (rank + 1) * a.w.own_readout <= a.w.H ? a.w.own_readout : 0};
+    }
+    /* values that a block receives for so many rows of a scattered layer */
+    __device__ int scattered_count(int rows) const
+    {
+        return BLOCKS * rows * features().columns;
     }
     __device__ float *exchange_now() const
     {
@@ -300,7 +355,8 @@ __device__ inline float2 of_lane(float2 value, int q)
 template <typename B> __device__ inline void send_by_quad(const B &b, float *place, float2 value, int q)
 {
 #pragma unroll
-    for (int rank = 0; rank < B::BLOCKS; rank += 4) send(place, rank + q, value, b.arrivals_now());
+    for (int rank = 0; rank < B::BLOCKS; rank += 4)
+        if (B::BLOCKS % 4 == 0 || rank + q < B::BLOCKS) send(place, rank + q, value, b.arrivals_now());
 }
 
 /* To every block, at the same place of the exchange buffer. */
@@ -311,25 +367,26 @@ template <typename B> __device__ inline void send_to_all(const B &b, float *plac
 }
 
 /* body(row, f) for each row from `begin` on and each even own column, a thread a pair of columns. */
-template <typename Body> __device__ inline void for_pairs(int begin, int rows, int own, Body body)
+template <typename Body> __device__ inline void for_pairs(int begin, int rows, share of, Body body)
 {
-    const int half = own / 2;
+    const int half = of.own / 2;
 #pragma unroll 1 /* the code is read once: its size is time */
     for (int q = threadIdx.x; q < rows * half; q += THREADS) {
-        const int row = q / half;
-        body(begin + row, 2 * (q - row * half));
+        const int row = q / half, f = 2 * (q - row * half);
+        if (f < of.columns) body(begin + row, f);
     }
 }
 
 /* body(row, f, q, valid) for each row from `begin` on and each even own column, four lanes q a pair of columns; whole
  * warps, so that lanes may exchange values: what is not valid repeats the last pair, and must not be written. */
-template <typename Body> __device__ inline void for_quads(int begin, int rows, int own, Body body)
+template <typename Body> __device__ inline void for_quads(int begin, int rows, share of, Body body)
 {
-    const int half = own / 2, all = rows * half;
+    const int half = of.own / 2, all = rows * half;
 #pragma unroll 1
     for (int first = threadIdx.x & ~31; first < 4 * all; first += THREADS) {
         const int place = (first + (int)(threadIdx.x % 32)) / 4, pair = min(place, all - 1), row = pair / half;
-        body(begin + row, 2 * (pair - row * half), (int)(threadIdx.x % 4), place < all);
+        const int f = 2 * (pair - row * half);
+        body(begin + row, f, (int)(threadIdx.x % 4), place < all && f < of.columns);
     }
 }
 

@@ -8,7 +8,8 @@
  *
  * Order   gathered: 8 inputs at a time ascending within a slice, slices ascending, or by quads of lanes slices q and
  *         q + 4, then a fixed tree over q; scattered: inputs of a part (molecule.cuh) ascending, then a fixed tree over
- *         parts, neighbours first. Sums beyond 8 inputs are ordinary additions: the units cut off what they add.
+ *         parts, neighbours first. The units add up 16 inputs, or 24 of a block of six; longer sums are ordinary
+ *         additions: the units cut off what they add.
  */
 #include "mma.cuh"
 #include "molecule.cuh"
@@ -60,20 +61,21 @@ __device__ inline split_weights split(float w0, float w1)
     return s;
 }
 
+/* product += x w of 8 inputs: small parts first */
+__device__ inline void multiply_in_units(float (&product)[4], const split_inputs &x, const split_weights &w)
+{
+    mma_tf32(product, x.lo, w.hi);
+    mma_tf32(product, x.hi, w.lo);
+    mma_tf32(product, x.hi, w.hi);
+}
+
 /* sum += x w of 8 inputs */
 __device__ inline void multiply(float (&sum)[4], const split_inputs &x, const split_weights &w)
 {
     float product[4] = {0, 0, 0, 0};
-    mma_tf32(product, x.lo, w.hi);
-    mma_tf32(product, x.hi, w.lo);
-    mma_tf32(product, x.hi, w.hi);
+    multiply_in_units(product, x, w);
 #pragma unroll
     for (int q = 0; q < 4; q++) sum[q] += product[q];
-}
-
-__device__ inline void multiply(float (&sum)[4], const split_inputs &x, const float (&w)[2])
-{
-    multiply(sum, x, split(w[0], w[1]));
 }
 
 /* Own column v of `parts` parts one behind the other: its column in the matrix. */
@@ -104,39 +106,77 @@ __device__ inline void load_gathered(warp_weights<STEPS, TILES> &w, int inputs, 
 
 /* Own columns of parts of a matrix [inputs][parts][part_width]. */
 template <int STEPS, int TILES, typename B>
-__device__ inline void load_gathered(warp_weights<STEPS, TILES> &w, const float *M, int inputs, int own, int parts,
+__device__ inline void load_gathered(warp_weights<STEPS, TILES> &w, const float *M, int inputs, share of, int parts,
                                      int part_width, const B &b)
 {
-    const int rank = b.rank;
-    /* a part is so many tiles of the warp: one address for all */
-    if (own == 8 * GROUPS * B::EACH && inputs == 8 * SLICES * STEPS) {
-        const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-        const int width = parts * part_width;
-        const float *from = M + (8 * (warp % SLICES) + 2 * t) * width + rank * own + warp / SLICES * 8 + g;
-#pragma unroll
-        for (int step = 0; step < STEPS; step++)
-#pragma unroll
-            for (int tile = 0; tile < TILES; tile++)
-#pragma unroll
-                for (int q = 0; q < 2; q++)
-                    w.b[step][tile][q] =
-                        load_ahead_of_use(from + (8 * SLICES * step + q) * width + tile / B::EACH * part_width +
-                                              tile % B::EACH * 8 * GROUPS,
-                                          tile < parts * B::EACH);
-        return;
-    }
+    const int rank = b.rank, own = of.own;
     load_gathered(w, inputs, parts * own, [=](int k, int v, bool valid) {
-        return load_ahead_of_use(M + k * parts * part_width + column_of(v, own, rank * own, part_width), valid);
+        const int f = v - ((v >= own) + (v >= 2 * own)) * own;
+        return load_ahead_of_use(M + k * parts * part_width + column_of(v, own, rank * own, part_width),
+                                 valid && f < of.columns);
     });
 }
 
-/* Parts of rows begin .. begin + rows - 1 to [rows][SLICES][stride]. x [rows][x_stride] begins at row 0. */
-template <int STEPS, int TILES>
+/* The same from weights in pairs (weights.cu), of features where their number is known to the compiler. Columns that the
+ * block does not have are never looked at: others stand in for them. */
+template <int STEPS, int TILES, typename B>
+__device__ inline void load_pairs(warp_weights<STEPS, TILES> &w, const float2 *M, int parts, const B &b)
+{
+    constexpr int OWN = B::steps(1), EIGHTS = PAIRED_FEATURES / 8; /* in eights of columns */
+    const int warp = threadIdx.x / 32, slice = warp % SLICES, group = warp / SLICES;
+    const float2 *from = M + slice * 32 + threadIdx.x % 32;
+#pragma unroll
+    for (int tile = 0; tile < TILES; tile++) {
+        const int eight = min(group + GROUPS * tile, OWN * parts - 1), part = (eight >= OWN) + (eight >= 2 * OWN);
+        const int at = eight - OWN * part, column = part * EIGHTS + b.rank * OWN;
+        const int stand_in = B::EVEN || 8 * at < b.features().columns ? at : 0;
+        const float2 *of_tile = from + (column + stand_in) * (SLICES * STEPS * 32);
+#pragma unroll
+        for (int step = 0; step < STEPS; step++) {
+            const float2 two_weights = load_two_ahead_of_use((const float *)(of_tile + step * SLICES * 32), true);
+            w.b[step][tile][0] = two_weights.x, w.b[step][tile][1] = two_weights.y;
+        }
+    }
+}
+
+/* A layer's, of features. */
+template <int STEPS, int TILES, typename B>
+__device__ inline void load_gathered(warp_weights<STEPS, TILES> &w, const float *M, int inputs, int parts, const B &b)
+{
+    if constexpr (B::KNOWN)
+        load_pairs(w, (const float2 *)M, parts, b);
+    else
+        load_gathered(w, M, inputs, b.features(), parts, b.F(), b);
+}
+
+/* The readout's. */
+template <int TILES, typename B> __device__ inline void load_readout(warp_weights<2, TILES> &w, const B &b)
+{
+    if constexpr (!B::KNOWN) return load_gathered(w, b.a.readout0, b.F(), b.readout(), 1, b.a.w.H, b);
+    const int warp = threadIdx.x / 32, eights = b.readout().columns / 8;
+    const float2 *from = (const float2 *)b.a.readout0 + warp % SLICES * 32 + threadIdx.x % 32;
+#pragma unroll
+    for (int tile = 0; tile < TILES; tile++) {
+        const int eight = warp / SLICES + GROUPS * tile;
+        if (tile > 0 && eight >= eights) break;
+        const float2 *of_tile = from + (b.rank * (b.a.w.own_readout / 8) + eight) * (PAIRED_FEATURES / 8 * 32);
+#pragma unroll
+        for (int step = 0; step < 2; step++) {
+            const float2 x = load_two_ahead_of_use((const float *)(of_tile + step * SLICES * 32), eight < eights);
+            w.b[step][tile][0] = x.x, w.b[step][tile][1] = x.y;
+        }
+    }
+}
+
+/* Parts of rows begin .. begin + rows - 1 to [rows][SLICES][stride]. x [rows][x_stride] begins at row 0. FULL: all
+ * warps have all steps. */
+template <bool FULL, int STEPS, int TILES>
 __device__ inline void multiply_gathered(const warp_weights<STEPS, TILES> &w, const float *x, int x_stride, int inputs,
                                          int columns, int begin, int rows, float *part, int stride)
 {
     const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     const int slice = warp % SLICES, group = warp / SLICES;
+    constexpr int IN_UNITS = 2; /* steps that the matrix units add up */
     if (8 * slice >= inputs || 8 * group >= columns) return;
 #pragma unroll 1
     for (int base = 0; base < rows; base += 16) {
@@ -144,14 +184,26 @@ __device__ inline void multiply_gathered(const warp_weights<STEPS, TILES> &w, co
         const float *x0 = x + (begin + min(r0, rows - 1)) * x_stride, *x1 = x + (begin + min(r1, rows - 1)) * x_stride;
         float sum[TILES][4] = {};
 #pragma unroll
-        for (int step = 0; step < STEPS; step++) {
-            const int k = 8 * (slice + SLICES * step);
-            if (k >= inputs) break;
-            const float2 zero = make_float2(0, 0);
-            const bool valid = k + 2 * t < inputs;
-            const split_inputs a = split(valid ? two(x0 + k + 2 * t) : zero, valid ? two(x1 + k + 2 * t) : zero);
+        for (int first = 0; first < STEPS; first += IN_UNITS) {
+            if (!FULL && 8 * (slice + SLICES * first) >= inputs) break;
+            split_inputs a[IN_UNITS];
 #pragma unroll
-            for (int tile = 0; tile < TILES; tile++) multiply(sum[tile], a, w.b[step][tile]);
+            for (int q = 0; q < IN_UNITS; q++) {
+                const int k = 8 * (slice + SLICES * (first + q)) + 2 * t;
+                const float2 zero = make_float2(0, 0);
+                const bool valid = FULL || k < inputs;
+                a[q] = split(valid ? two(x0 + k) : zero, valid ? two(x1 + k) : zero);
+            }
+#pragma unroll
+            for (int tile = 0; tile < TILES; tile++) {
+                if (tile > 0 && 8 * (group + GROUPS * tile) >= columns) break;
+                float product[4] = {0, 0, 0, 0};
+#pragma unroll
+                for (int q = 0; q < IN_UNITS; q++)
+                    multiply_in_units(product, a[q], split(w.b[first + q][tile][0], w.b[first + q][tile][1]));
+#pragma unroll
+                for (int q = 0; q < 4; q++) sum[tile][q] = first == 0 ? product[q] : sum[tile][q] + product[q];
+            }
         }
 #pragma unroll
         for (int tile = 0; tile < TILES; tile++) {
@@ -193,19 +245,19 @@ struct slice_sums {
 };
 
 /* A gathered layer of `rows` rows of x; finish(begin, rows, sums) for each chunk, when its sums are there. Ends without
- * a barrier. */
-template <int STEPS, int TILES, typename Finish, typename B>
+ * a barrier. FULL: inputs are 8 SLICES STEPS. */
+template <bool FULL, int STEPS, int TILES, typename Finish, typename B>
 __device__ inline void gathered(const B &b, const warp_weights<STEPS, TILES> &w, const float *x, int x_stride,
                                 int inputs, int columns, int rows, Finish finish)
 {
-    constexpr int most = TILES > 2 * B::EACH ? CHUNK_WIDE : chunk_of(B::BLOCKS);
+    constexpr int most = TILES > B::tiles(2) ? CHUNK_WIDE : chunk_of(B::BLOCKS);
     const int all = (inputs + 7) / 8;
 #pragma unroll 1
     for (int begin = 0; begin < rows; begin += most) {
         const slice_sums sums = {b.floats(b.a.at.part), min(most, rows - begin), stride_of(columns),
                                  all < SLICES ? all : SLICES};
         if (begin > 0) __syncthreads();
-        multiply_gathered(w, x, x_stride, inputs, columns, begin, sums.rows, b.floats(b.a.at.part), sums.stride);
+        multiply_gathered<FULL>(w, x, x_stride, inputs, columns, begin, sums.rows, b.floats(b.a.at.part), sums.stride);
         __syncthreads();
         finish(begin, sums.rows, sums);
     }
@@ -215,40 +267,69 @@ __device__ inline void gathered(const B &b, const warp_weights<STEPS, TILES> &w,
 
 /* Rows of M [parts][part_width][F] that are own inputs, all columns. */
 template <int STEPS, typename B>
-__device__ inline void load_scattered(warp_weights<STEPS, 1> &w, const float *M, int own, int parts, int part_width,
+__device__ inline void load_scattered(warp_weights<STEPS, 1> &w, const float *M, share of, int parts, int part_width,
                                       int F, const B &b)
 {
-    constexpr int OF_PART = 2 * B::EACH; /* steps */
-    const int rank = b.rank;
+    const int rank = b.rank, own = of.own;
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, column = threadIdx.x / 32 * 8 + g;
-    if (own == 8 * OF_PART && F == 8 * WARPS) { /* so many steps are a part of the matrix: one address for all */
-        const float *from = M + (rank * own + 2 * t) * F + column;
-#pragma unroll
-        for (int step = 0; step < STEPS; step++)
-#pragma unroll
-            for (int q = 0; q < 2; q++)
-                w.b[step][0][q] = load_ahead_of_use(from + (step / OF_PART * part_width + step % OF_PART * 8 + q) * F,
-                                                    step < OF_PART * parts);
-        return;
-    }
 #pragma unroll
     for (int step = 0; step < STEPS; step++) {
         const int k = 8 * step + 2 * t;
-        const bool valid = k < parts * own && column < F;
+        const int f = k - ((k >= own) + (k >= 2 * own)) * own;
+        const bool valid = k < parts * own && f < of.columns && column < F;
         const float *from = M + column_of(k, own, rank * own, part_width) * F + column;
         w.b[step][0][0] = load_ahead_of_use(from, valid);
         w.b[step][0][1] = load_ahead_of_use(from + F, valid); /* own is even: k + 1 is of the same part */
     }
 }
 
-/* Sums over own inputs, x [rows][x_stride] of parts [own], to the owners of the columns: [BLOCKS][rows][own] there.
- * `width`: own inputs of a part of x, a multiple of 8 EACH where a block has more than one part of the sums. */
+/* A layer's, of features. */
 template <int STEPS, typename B>
-__device__ inline void scattered(const B &b, const warp_weights<STEPS, 1> &w, const float *x, int x_stride, int parts,
-                                 int width, int rows)
+__device__ inline void load_scattered(warp_weights<STEPS, 1> &w, const float *M, int parts, const B &b)
 {
+    if constexpr (!B::KNOWN) {
+        load_scattered(w, M, b.features(), parts, b.F(), b.F(), b);
+        return;
+    }
+    constexpr int OWN = B::steps(1), EIGHTS = PAIRED_FEATURES / 8; /* in eights of inputs */
+    const float2 *from =
+        (const float2 *)M + ((threadIdx.x / 32 * parts * EIGHTS) + b.rank * OWN) * 32 + threadIdx.x % 32;
+#pragma unroll
+    for (int step = 0; step < STEPS; step++) {
+        const bool valid = step < OWN * parts && (B::EVEN || step % OWN * 8 < b.features().columns);
+        const float2 two_weights =
+            load_two_ahead_of_use((const float *)(from + (step / OWN * EIGHTS + step % OWN) * 32), valid);
+        w.b[step][0][0] = two_weights.x, w.b[step][0][1] = two_weights.y;
+    }
+}
+
+/* The readout's. */
+template <int STEPS, typename B> __device__ inline void load_readout_reverse(warp_weights<STEPS, 1> &w, const B &b)
+{
+    const int H = b.a.w.H, eights = b.readout().columns / 8;
+    if constexpr (!B::KNOWN) {
+        load_scattered(w, b.a.readout0_T, b.readout(), 1, H, b.F(), b);
+        return;
+    }
+    const float2 *from = (const float2 *)b.a.readout0_T +
+                         (threadIdx.x / 32 * (H / 8) + b.rank * (b.a.w.own_readout / 8)) * 32 + threadIdx.x % 32;
+#pragma unroll
+    for (int step = 0; step < STEPS; step++) {
+        const float2 x = load_two_ahead_of_use((const float *)(from + step * 32), step < eights);
+        w.b[step][0][0] = x.x, w.b[step][0][1] = x.y;
+    }
+}
+
+/* Sums over own inputs, x [rows][x_stride] of parts [own], to the owners of the columns: [BLOCKS][rows][own] there.
+ * `of`: own inputs of a part of x, a multiple of 8 EACH where a block has more than one part of the sums. IN_UNITS:
+ * steps, of one part, that the matrix units add up. */
+template <int IN_UNITS, int STEPS, typename B>
+__device__ inline void scattered(const B &b, const warp_weights<STEPS, 1> &w, const float *x, int x_stride, int parts,
+                                 share of, int rows)
+{
+    constexpr int SUMS = B::EVEN ? B::EACH : 1;
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, first = threadIdx.x / 32 * 8, own = b.own();
-    const int inputs = parts * width, steps = width / (8 * B::EACH); /* steps of a part of the sums, and of x */
+    const int inputs = parts * of.own, steps = of.own / (8 * SUMS); /* steps of a part of the sums, and of x */
     if (first >= b.F()) return;
     const int column = first + 2 * t, owner = column / own;
     float *to = b.exchange_now() + b.rank * rows * own + column - owner * own;
@@ -256,21 +337,25 @@ __device__ inline void scattered(const B &b, const warp_weights<STEPS, 1> &w, co
     for (int base = 0; base < rows; base += 16) {
         const int r0 = base + g, r1 = r0 + 8;
         const float *x0 = x + min(r0, rows - 1) * x_stride, *x1 = x + min(r1, rows - 1) * x_stride;
-        float sums[B::EACH][4] = {};
+        float sums[SUMS][4] = {};
 #pragma unroll
-        for (int step = 0; step < STEPS; step++) {
-            const int k = 8 * step + 2 * t;
-            if (8 * step >= inputs) break;
-            const float2 zero = make_float2(0, 0);
-            const split_inputs in = split(k < inputs ? two(x0 + k) : zero, k < inputs ? two(x1 + k) : zero);
-            if (B::EACH == 1 || step / steps % 2 == 0)
-                multiply(sums[0], in, w.b[step][0]);
-            else
-                multiply(sums[B::EACH - 1], in, w.b[step][0]);
+        for (int first = 0; first < STEPS; first += IN_UNITS) {
+            if (8 * first >= inputs) break;
+            float product[4] = {0, 0, 0, 0};
+#pragma unroll
+            for (int q = 0; q < IN_UNITS; q++) {
+                const int step = first + q, k = 8 * step + 2 * t;
+                const float2 zero = make_float2(0, 0);
+                const split_inputs in = split(k < inputs ? two(x0 + k) : zero, k < inputs ? two(x1 + k) : zero);
+                multiply_in_units(product, in, split(w.b[step][0][0], w.b[step][0][1]));
+            }
+            float(&sum)[4] = sums[SUMS == 1 || first / steps % 2 == 0 ? 0 : SUMS - 1];
+#pragma unroll
+            for (int q = 0; q < 4; q++) sum[q] += product[q];
         }
         float sum[4];
 #pragma unroll
-        for (int q = 0; q < 4; q++) sum[q] = B::EACH == 1 ? sums[0][q] : sums[0][q] + sums[B::EACH - 1][q];
+        for (int q = 0; q < 4; q++) sum[q] = SUMS == 1 ? sums[0][q] : sums[0][q] + sums[SUMS - 1][q];
         if (r0 < rows) send(to + r0 * own, owner, make_float2(sum[0], sum[1]), b.arrivals_now());
         if (r1 < rows) send(to + r1 * own, owner, make_float2(sum[2], sum[3]), b.arrivals_now());
     }
@@ -281,10 +366,10 @@ template <typename B> __device__ inline float2 scattered_sum_of_quad(const B &b,
 {
     const int own = b.own();
     const float *from = b.exchange_before() + row * own + f;
-    const int each = B::BLOCKS / 4; /* blocks of a lane: two parts */
-    static_assert(B::BLOCKS == 4 || B::BLOCKS == 8, "a lane adds two parts, or they were added");
-    float2 sum = two(from + each * q * rows * own);
-    if (each == 2) sum = sum + two(from + (2 * q + 1) * rows * own);
+    static_assert(B::BLOCKS == 4 || B::BLOCKS == 6 || B::BLOCKS == 8, "a lane adds two parts, or they were added");
+    if (B::BLOCKS == 4) return over_quad(two(from + q * rows * own));
+    float2 sum = make_float2(0, 0);
+    if (2 * q < B::BLOCKS) sum = two(from + 2 * q * rows * own) + two(from + (2 * q + 1) * rows * own);
     return over_quad(sum);
 }
 
@@ -297,9 +382,10 @@ template <typename B> __device__ inline float2 scattered_sum(const B &b, int row
 #pragma unroll
     for (int rank = 0; rank < B::BLOCKS; rank++) sums[rank] = two(from + rank * rows * own);
 #pragma unroll
-    for (int half = B::BLOCKS / 2; half > 0; half /= 2)
+    for (int left = B::BLOCKS; left > 1; left = (left + 1) / 2)
 #pragma unroll
-        for (int q = 0; q < half; q++) sums[q] = sums[2 * q] + sums[2 * q + 1];
+        for (int q = 0; q < (left + 1) / 2; q++)
+            sums[q] = 2 * q + 1 < left ? sums[2 * q] + sums[2 * q + 1] : sums[2 * q];
     return sums[0];
 }
 

@@ -23,7 +23,7 @@ constexpr int EDGE_LANES = 4; /* on the functions of an edge */
 /* A lane a row; elements of the structure are numbered ascending, so that no sum depends on who else is in the call. */
 template <typename B> __device__ inline void number_elements(const B &b, int32_t element)
 {
-    const arguments &a = b.a;
+    const auto &a = b.a;
     const int lane = threadIdx.x;
     const bool valid = lane < b.n;
     const unsigned same = __match_any_sync(ALL_LANES, element);
@@ -43,7 +43,7 @@ template <typename B> __device__ inline void number_elements(const B &b, int32_t
 /* Rows and candidates' rows into shared memory: elements by the first warp, what takes longest by the others. */
 template <typename B> __device__ inline void read_rows(const B &b)
 {
-    const arguments &a = b.a;
+    const auto &a = b.a;
     const int thread = threadIdx.x, n = b.n;
     if (thread < 32) {
         number_elements(b, thread < n ? a.species[b.begin + thread] : -1);
@@ -63,13 +63,30 @@ template <typename B> __device__ inline void read_rows(const B &b)
     const float4 zero = make_float4(0, 0, 0, 0);
 #pragma unroll 1
     for (int q = thread; q < B::EACH * b.n_slots; q += THREADS) b.quads(a.at.edge_adj)[q] = zero;
+    if (!B::EVEN) /* weights of columns that the block does not have are zeros: what they meet must be numbers */
+#pragma unroll 1
+        for (int q = thread; q < (a.at.adj - a.at.operand) / 4; q += THREADS) b.quads(a.at.operand)[q] = zero;
+}
+
+/* The term of two rows (core/src/short_range.h). */
+template <typename B> __device__ inline const short_range_pair *short_range_of(const B &b, int row, int neighbour_row)
+{
+    const int *element = b.ints(b.a.at.row_element);
+    return b.a.short_range + element[row] * b.a.w.n_elements + element[neighbour_row];
+}
+
+/* Of a distance, that which the network sees. */
+__device__ inline float seen_distance(const short_range_pair *pair, float d)
+{
+    double slope;
+    return (double)d < pair->outer ? (float)mlff_seen_distance(pair, (double)d, &slope) : d;
 }
 
 /* A warp a row, as edges_kernel (radial.cu) does it; a bad row is marked in *bad. Edges take the places of candidates
  * from the first on; the others become -1. */
 template <typename B> __device__ inline void make_edges(const B &b, int *bad)
 {
-    const arguments &a = b.a;
+    const auto &a = b.a;
     const int lane = threadIdx.x % 32;
     const double *position = b.doubles(a.at.position);
 #pragma unroll 1
@@ -100,8 +117,13 @@ template <typename B> __device__ inline void make_edges(const B &b, int *bad)
             if (keep) {
                 const int e = count + __popc(kept & ((1u << lane) - 1));
                 const double inverse = 1 / d;
+                float seen = (float)d;
+                if (a.short_range) {
+                    b.floats(a.at.distance)[first + e] = seen;
+                    seen = seen_distance(short_range_of(b, row, neighbour_row), seen);
+                }
                 b.quads(a.at.edges)[first + e] =
-                    make_float4((float)(r[0] * inverse), (float)(r[1] * inverse), (float)(r[2] * inverse), (float)d);
+                    make_float4((float)(r[0] * inverse), (float)(r[1] * inverse), (float)(r[2] * inverse), seen);
                 edge_rows[e] = neighbour_row | row << 8 | b.ints(a.at.row_slot)[neighbour_row] << 16;
             }
             count += __popc(kept);
@@ -150,7 +172,7 @@ template <typename B> __device__ inline void make_edge_tiles(const B &b)
  * where the tables are in global memory, there. */
 template <typename B> __device__ inline void make_tables(const B &b, bool shared)
 {
-    const arguments &a = b.a;
+    const auto &a = b.a;
     const int half = a.w.table / 2, all = b.n_slots * half;
     float *phi = tables_of(b), *dphi = phi + a.at.slots * a.w.table;
 #pragma unroll 1
@@ -192,7 +214,7 @@ template <typename B> __device__ inline float *coefficients_of(const B &b)
 
 template <typename B> __device__ inline void make_coefficients(const B &b, int z0, int slots)
 {
-    const arguments &a = b.a;
+    const auto &a = b.a;
     const int width = slots * a.w.paired, stride = a.w.coefficient;
     const int *edge_rows = b.ints(a.at.edge_rows);
     const float *phi = tables_of(b);
@@ -223,22 +245,22 @@ template <typename B>
 __device__ inline void load_first(const B &b, warp_weights<4, B::EACH> &w_s, warp_weights<4, B::EACH> &w_R, int z0,
                                   int inputs)
 {
-    const arguments &a = b.a;
+    const auto &a = b.a;
     const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-    const int slice = warp % SLICES, v = warp / SLICES * 8 + g;
+    const int slice = warp % SLICES, v = warp / SLICES * 8 + g, columns = b.features().columns;
     constexpr int APART = 8 * GROUPS; /* columns of a warp's tiles */
 #pragma unroll
     for (int step = 0; step < 4; step++) {
         const int k = 8 * (slice + SLICES * step) + 2 * t, slot = slot_of_input(k, a.w.paired);
         const int function = k - slot * a.w.paired;
-        const bool valid = k < inputs && v < b.own() && function < a.w.functions;
+        const bool valid = k < inputs && v < columns && function < a.w.functions;
         const int element = valid ? b.ints(a.at.slot_element)[z0 + slot] : 0;
         const int at = (element * a.w.functions + function) * b.F() + b.first_column + v;
 #pragma unroll
         for (int tile = 0; tile < B::EACH; tile++)
 #pragma unroll
             for (int q = 0; q < 2; q++) {
-                const bool has = valid && v + tile * APART < b.own() && function + q < a.w.functions;
+                const bool has = valid && v + tile * APART < columns && function + q < a.w.functions;
                 w_s.b[step][tile][q] = load_ahead_of_use(a.first_s + at + q * b.F() + tile * APART, has);
                 w_R.b[step][tile][q] = load_ahead_of_use(a.first_R + at + q * b.F() + tile * APART, has);
             }
@@ -249,10 +271,11 @@ __device__ inline void load_first(const B &b, warp_weights<4, B::EACH> &w_s, war
 template <typename B> __device__ inline float2 load_embedding(const B &b)
 {
     static_assert(MOST_ROWS * MOST_FEATURES / 4 / 2 <= THREADS, "a pair a thread, also with four blocks");
-    const arguments &a = b.a;
+    const auto &a = b.a;
     const int half = b.own() / 2, row = (int)threadIdx.x / half, f = 2 * ((int)threadIdx.x - row * half);
     const int element = row < b.n ? b.ints(a.at.row_element)[row] : 0;
-    return load_two_ahead_of_use(a.embedding + element * b.F() + b.first_column + f, row < b.n);
+    return load_two_ahead_of_use(a.embedding + element * b.F() + b.first_column + f,
+                                 row < b.n && f < b.features().columns);
 }
 
 /* A gathered layer's outputs added to [rows][own]. */
@@ -261,10 +284,12 @@ __device__ inline void add_first(const B &b, const warp_weights<4, B::EACH> &w, 
                                  int rows, float *to)
 {
     const int own = b.own();
-    gathered(b, w, coefficients, b.a.w.coefficient, inputs, own, rows, [&](int begin, int count, slice_sums sums) {
-        for_pairs(begin, count, own,
-                  [&](int row, int f) { put_two(to + row * own + f, two(to + row * own + f) + sums(row - begin, f)); });
-    });
+    gathered<false>(b, w, coefficients, b.a.w.coefficient, inputs, own, rows,
+                    [&](int begin, int count, slice_sums sums) {
+                        for_pairs(begin, count, b.features(), [&](int row, int f) {
+                            put_two(to + row * own + f, two(to + row * own + f) + sums(row - begin, f));
+                        });
+                    });
     __syncthreads();
 }
 
@@ -273,11 +298,11 @@ template <typename B>
 __device__ inline void first_message(const B &b, warp_weights<4, B::EACH> &w_s, warp_weights<4, B::EACH> &w_R,
                                      float2 embedding)
 {
-    const arguments &a = b.a;
+    const auto &a = b.a;
     const int own = b.own(), in_all = stride_of(b.F());
     float *s = b.floats(a.at.s), *v = b.floats(a.at.v);
-    for_pairs(0, b.n, own, [&](int row, int f) { put_two(s + row * own + f, embedding); });
-    for_pairs(0, 3 * b.n, own, [&](int row, int f) { put_two(v + row * own + f, make_float2(0, 0)); });
+    for_pairs(0, b.n, b.features(), [&](int row, int f) { put_two(s + row * own + f, embedding); });
+    for_pairs(0, 3 * b.n, b.features(), [&](int row, int f) { put_two(v + row * own + f, make_float2(0, 0)); });
 #pragma unroll 1
     for (int z0 = 0; z0 < b.n_elements; z0 += a.w.slots) {
         const int slots = min(a.w.slots, b.n_elements - z0), inputs = slots * a.w.paired;
@@ -289,12 +314,14 @@ __device__ inline void first_message(const B &b, warp_weights<4, B::EACH> &w_s, 
         add_first(b, w_R, c + b.n * a.w.coefficient, inputs, 3 * b.n, v);
     }
     float *to = b.exchange_now() + b.first_column;
-    for_pairs(0, 3 * b.n, own, [&](int row, int f) { send_to_all(b, to + row * in_all + f, two(v + row * own + f)); });
+    for_pairs(0, 3 * b.n, b.features(),
+              [&](int row, int f) { send_to_all(b, to + row * in_all + f, two(v + row * own + f)); });
 }
 
 /* A thread's weights of the first message in reverse: of a coefficient, a part's columns. */
-struct coefficient_weights {
-    float2 s[MOST_PART / 2], R[MOST_PART / 2];
+template <typename B> struct coefficient_weights {
+    static constexpr int PAIRS = B::EVEN ? MOST_PART / 2 : OWN_OF_SIX / 2;
+    float2 s[PAIRS], R[PAIRS];
 };
 
 /* A thread's coefficient of a pass, of rows group, group + groups, ... */
@@ -311,16 +338,29 @@ struct coefficient_of_thread {
 
 /* Of columns from `column` of the own on. */
 template <typename B>
-__device__ inline void load_first_reverse(const B &b, coefficient_weights &w, int column, int z0, int slots)
+__device__ inline void load_first_reverse(const B &b, coefficient_weights<B> &w, int column, int z0, int slots)
 {
-    const arguments &a = b.a;
-    const int columns = b.own() / B::EACH;
+    const auto &a = b.a;
+    const int columns = min(b.own() / B::FIRST_PARTS, b.features().columns - column);
     const coefficient_of_thread y(slots, a.w.paired);
     const bool valid = y.group < y.groups && y.k < a.w.functions;
     const int element = valid ? b.ints(a.at.slot_element)[z0 + y.slot] : 0;
+    if constexpr (B::KNOWN) { /* neighbouring lanes' fours of columns are neighbours */
+        const int rows = a.w.n_elements * a.w.functions;
+        const int at = (b.first_column + column) / 4 * rows + element * a.w.functions + (valid ? y.k : 0);
+#pragma unroll
+        for (int q = 0; q < w.PAIRS; q += 2) {
+            const bool has = valid && 2 * q < columns;
+            const float4 s = load_four_ahead_of_use(a.first_s_fours + 4 * (at + q / 2 * rows), has);
+            const float4 R = load_four_ahead_of_use(a.first_R_fours + 4 * (at + q / 2 * rows), has);
+            w.s[q] = make_float2(s.x, s.y), w.s[q + 1] = make_float2(s.z, s.w);
+            w.R[q] = make_float2(R.x, R.y), w.R[q + 1] = make_float2(R.z, R.w);
+        }
+        return;
+    }
     const int at = (element * a.w.functions + (valid ? y.k : 0)) * b.F() + b.first_column + column;
 #pragma unroll
-    for (int q = 0; q < MOST_PART / 2; q++) {
+    for (int q = 0; q < w.PAIRS; q++) {
         w.s[q] = load_two_ahead_of_use(a.first_s + at + 2 * q, valid && 2 * q < columns);
         w.R[q] = load_two_ahead_of_use(a.first_R + at + 2 * q, valid && 2 * q < columns);
     }
@@ -329,11 +369,12 @@ __device__ inline void load_first_reverse(const B &b, coefficient_weights &w, in
 /* Adjoints of coefficients [n][slots][paired] float4, from a part's columns of the adjoint of the state, the first
  * of them `column` of the own. A thread a coefficient of some rows: its weights are loaded once. */
 template <typename B>
-__device__ inline void make_coefficient_adjoints(const B &b, const coefficient_weights &w, const float *adj, int column,
-                                                 int slots)
+__device__ inline void make_coefficient_adjoints(const B &b, const coefficient_weights<B> &w, const float *adj,
+                                                 int column, int slots)
 {
-    const arguments &a = b.a;
-    const int own = b.own(), columns = own / B::EACH, width = slots * a.w.paired, stride = stride_of(4 * own);
+    const auto &a = b.a;
+    const int own = b.own(), columns = min(own / B::FIRST_PARTS, b.features().columns - column);
+    const int width = slots * a.w.paired, stride = stride_of(4 * own);
     const coefficient_of_thread y(slots, a.w.paired);
     float4 *to = (float4 *)coefficients_of(b);
     __syncthreads(); /* the adjoint is there, and what was in the coefficients' place was read */
@@ -342,15 +383,32 @@ __device__ inline void make_coefficient_adjoints(const B &b, const coefficient_w
     for (int row = y.group; row < b.n; row += y.groups) {
         float4 sum = make_float4(0, 0, 0, 0);
         const float *of = adj + row * stride + column;
+        if constexpr (B::KNOWN) { /* whole fours of columns */
 #pragma unroll
-        for (int q = 0; q < MOST_PART / 2; q++) {
-            if (2 * q >= columns) break;
-            const float2 s = two(of + 2 * q), x = two(of + own + 2 * q), y = two(of + 2 * own + 2 * q),
-                         z = two(of + 3 * own + 2 * q);
-            sum.x += w.s[q].x * s.x + w.s[q].y * s.y;
-            sum.y += w.R[q].x * x.x + w.R[q].y * x.y;
-            sum.z += w.R[q].x * y.x + w.R[q].y * y.y;
-            sum.w += w.R[q].x * z.x + w.R[q].y * z.y;
+            for (int q = 0; q < w.PAIRS; q += 2) {
+                if (2 * q >= columns) break;
+                const float4 s = *(const float4 *)(of + 2 * q), x = *(const float4 *)(of + own + 2 * q),
+                             y = *(const float4 *)(of + 2 * own + 2 * q), z = *(const float4 *)(of + 3 * own + 2 * q);
+                sum.x += w.s[q].x * s.x + w.s[q].y * s.y;
+                sum.y += w.R[q].x * x.x + w.R[q].y * x.y;
+                sum.z += w.R[q].x * y.x + w.R[q].y * y.y;
+                sum.w += w.R[q].x * z.x + w.R[q].y * z.y;
+                sum.x += w.s[q + 1].x * s.z + w.s[q + 1].y * s.w;
+                sum.y += w.R[q + 1].x * x.z + w.R[q + 1].y * x.w;
+                sum.z += w.R[q + 1].x * y.z + w.R[q + 1].y * y.w;
+                sum.w += w.R[q + 1].x * z.z + w.R[q + 1].y * z.w;
+            }
+        } else {
+#pragma unroll
+            for (int q = 0; q < w.PAIRS; q++) {
+                if (2 * q >= columns) break;
+                const float2 s = two(of + 2 * q), x = two(of + own + 2 * q), y = two(of + 2 * own + 2 * q),
+                             z = two(of + 3 * own + 2 * q);
+                sum.x += w.s[q].x * s.x + w.s[q].y * s.y;
+                sum.y += w.R[q].x * x.x + w.R[q].y * x.y;
+                sum.z += w.R[q].x * y.x + w.R[q].y * y.y;
+                sum.w += w.R[q].x * z.x + w.R[q].y * z.y;
+            }
         }
         to[row * width + y.c] = sum;
     }
@@ -358,10 +416,10 @@ __device__ inline void make_coefficient_adjoints(const B &b, const coefficient_w
 
 /* Adds a part to the adjoints of edges: EDGE_LANES lanes an edge. `w`: weights of part 0's first pass. */
 template <typename B>
-__device__ inline void add_first_adjoints(const B &b, coefficient_weights &w, const float *adj, int part)
+__device__ inline void add_first_adjoints(const B &b, coefficient_weights<B> &w, const float *adj, int part)
 {
-    const arguments &a = b.a;
-    const int column = part * b.own() / B::EACH;
+    const auto &a = b.a;
+    const int column = part * b.own() / B::FIRST_PARTS;
     float4 *edge_adj = b.quads(a.at.edge_adj) + part * b.n_slots;
     const int lane = threadIdx.x % EDGE_LANES;
     const float *phi = tables_of(b), *dphi = phi + a.at.slots * a.w.table;
@@ -399,10 +457,11 @@ __device__ inline void add_first_adjoints(const B &b, coefficient_weights &w, co
     }
 }
 
-template <typename B> __device__ inline void first_message_reverse(const B &b, coefficient_weights &w, const float *adj)
+template <typename B>
+__device__ inline void first_message_reverse(const B &b, coefficient_weights<B> &w, const float *adj)
 {
 #pragma unroll 1
-    for (int part = 0; part < B::EACH; part++) add_first_adjoints(b, w, adj, part);
+    for (int part = 0; part < B::FIRST_PARTS; part++) add_first_adjoints(b, w, adj, part);
 }
 
 } // namespace molecule

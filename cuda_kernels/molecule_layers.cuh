@@ -27,7 +27,7 @@ __device__ inline const float *bias_part(const layer_pointers &w, int which, int
 /* A thread a value: their loads are under way together. */
 template <typename B> __device__ inline void load_biases(const B &b)
 {
-    const arguments &a = b.a;
+    const auto &a = b.a;
     const int own = b.own(), each = BIASES * own, of_layers = a.w.L * each, H = a.w.own_readout;
     float *to = b.floats(a.at.biases);
 #pragma unroll 1
@@ -36,11 +36,12 @@ template <typename B> __device__ inline void load_biases(const B &b)
         if (q < of_layers) {
             const int l = q / each, v = q - l * each, which = v / own;
             from = bias_part(a.layer[l], which, l == a.w.L - 1, b.F());
-            if (from) from += b.first_column + v - which * own;
+            const int f = v - which * own;
+            from = from && f < b.features().columns ? from + b.first_column + f : NULL;
         } else {
             const int v = q - of_layers, of_output = v >= H;
             from = of_output ? a.readout1 : a.readout0_bias;
-            if (from) from += b.rank * H + v - of_output * H;
+            from = from && b.readout().columns > 0 ? from + b.rank * H + v - of_output * H : NULL;
         }
         to[q] = from ? __ldg(from) : 0;
     }
@@ -74,7 +75,7 @@ __device__ inline void put_hidden(const B &b, const slice_sums &sums, int begin,
 {
     const int own = b.own(), in_all = stride_of(b.F());
     float *to = b.exchange_now() + b.first_column;
-    for_quads(begin, rows, own, [&](int row, int f, int q, bool valid) {
+    for_quads(begin, rows, b.features(), [&](int row, int f, int q, bool valid) {
         float2 slope;
         const float2 h = silu_of_two(sums.of_quad(row - begin, f, q) + two(bias + f), &slope);
         if (!valid) return;
@@ -88,21 +89,21 @@ __device__ inline void put_hidden(const B &b, const slice_sums &sums, int begin,
 /* From s of all, which has arrived; `w` are the weights of context0. Ends with features and filter in their places, and
  * the weights of V and U in `mix`. */
 template <typename B>
-__device__ inline void context(B &b, int l, const warp_weights<2, B::EACH> &w, warp_weights<2, 2 * B::EACH> &mix)
+__device__ inline void context(B &b, int l, const warp_weights<2, B::tiles(1)> &w, warp_weights<2, B::tiles(2)> &mix)
 {
-    const arguments &a = b.a;
+    const auto &a = b.a;
     const int own = b.own(), F = b.F(), in_all = stride_of(F), stride = stride_of(5 * own);
     const layer_memory m = layer_of(b, l);
-    gathered(b, w, b.exchange_before(), in_all, F, own, b.n, [&](int begin, int rows, slice_sums sums) {
+    gathered<B::KNOWN>(b, w, b.exchange_before(), in_all, F, own, b.n, [&](int begin, int rows, slice_sums sums) {
         put_hidden(b, sums, begin, rows, bias_of(b, l, BIAS_CONTEXT0), m.context_slope);
     });
-    warp_weights<2, 3 * B::EACH> w1; /* loaded where all wait for each other anyway, like those of the other layers */
-    load_gathered(w1, a.layer[l].context1, F, own, 3, F, b);
+    warp_weights<2, B::tiles(3)> w1; /* loaded where all wait for each other anyway, like those of the other layers */
+    load_gathered(w1, a.layer[l].context1, F, 3, b);
     load_filter(b, l);
     exchange(b, b.n * F);
     const float *bias = bias_of(b, l, BIAS_CONTEXT1);
-    gathered(b, w1, b.exchange_before(), in_all, F, 3 * own, b.n, [&](int begin, int rows, slice_sums sums) {
-        for_quads(begin, rows, own, [&](int row, int f, int q, bool valid) {
+    gathered<B::KNOWN>(b, w1, b.exchange_before(), in_all, F, 3 * own, b.n, [&](int begin, int rows, slice_sums sums) {
+        for_quads(begin, rows, b.features(), [&](int row, int f, int q, bool valid) {
             float *x = m.features + row * stride + f;
             const int part = min(q, 2);
             const float2 mine = sums(row - begin, part * own + f) + two(bias + part * own + f), x_v = of_lane(mine, 2);
@@ -111,7 +112,7 @@ __device__ inline void context(B &b, int l, const warp_weights<2, B::EACH> &w, w
             put_two(x + (2 + q) * own, x_v * two(m.v + (3 * row + q) * own + f));
         });
     });
-    load_gathered(mix, a.layer[l].mix, F, own, 2, F, b);
+    load_gathered(mix, a.layer[l].mix, F, 2, b);
     wait_for_copies();
     __syncthreads();
 }
@@ -131,7 +132,7 @@ __device__ inline void put_norms(const B &b, const layer_memory &m, const slice_
 {
     const int own = b.own(), F = b.F(), in_all = stride_of(2 * F);
     float *to = b.exchange_now() + b.first_column;
-    for_quads(begin / 3, rows / 3, own, [&](int row, int f, int q, bool valid) {
+    for_quads(begin / 3, rows / 3, b.features(), [&](int row, int f, int q, bool valid) {
         const int vector = 3 * row + min(q, 2);
         const float2 V = sums(vector - begin, f) + two(bias + f),
                      U = sums(vector - begin, own + f) + two(bias + own + f);
@@ -154,7 +155,7 @@ template <typename B> __device__ inline void put_update(const B &b, int l, const
     const layer_memory m = layer_of(b, l), next = layer_of(b, last ? l : l + 1);
     const float *bias = bias_of(b, l, BIAS_DENSE1), *v = b.floats(b.a.at.v);
     float *to = b.exchange_now() + b.first_column, *s = b.floats(b.a.at.s);
-    for_quads(begin, rows, own, [&](int row, int f, int q, bool valid) {
+    for_quads(begin, rows, b.features(), [&](int row, int f, int q, bool valid) {
         const int part = min(q, last ? 1 : 2), c = min(q, 2), vector = (3 * row + c) * own + f;
         const float *VU = m.VU + (3 * row + c) * 2 * own + f;
         const float2 U = two(VU + own), s_before = two(s + row * own + f);
@@ -175,25 +176,26 @@ template <typename B> __device__ inline void put_update(const B &b, int l, const
 /* From v of all, which has arrived; `w` are the weights of V and U, load_next() loads those of the layer after. Ends
  * with s on its way to all. */
 template <typename B, typename LoadNext>
-__device__ inline void update(B &b, int l, const warp_weights<2, 2 * B::EACH> &w, LoadNext load_next)
+__device__ inline void update(B &b, int l, const warp_weights<2, B::tiles(2)> &w, LoadNext load_next)
 {
-    const arguments &a = b.a;
+    const auto &a = b.a;
     const int own = b.own(), F = b.F(), parts = l < a.w.L - 1 ? 3 : 2;
     const layer_memory m = layer_of(b, l);
-    gathered(b, w, b.exchange_before(), stride_of(F), F, 2 * own, 3 * b.n, [&](int begin, int rows, slice_sums sums) {
-        put_norms(b, m, sums, begin, rows, bias_of(b, l, BIAS_MIX));
-    });
-    warp_weights<4, B::EACH> w0;
-    load_gathered(w0, a.layer[l].dense0, 2 * F, own, 1, F, b);
+    gathered<B::KNOWN>(
+        b, w, b.exchange_before(), stride_of(F), F, 2 * own, 3 * b.n,
+        [&](int begin, int rows, slice_sums sums) { put_norms(b, m, sums, begin, rows, bias_of(b, l, BIAS_MIX)); });
+    warp_weights<4, B::tiles(1)> w0;
+    load_gathered(w0, a.layer[l].dense0, 2 * F, 1, b);
     exchange(b, 2 * b.n * F);
-    gathered(b, w0, b.exchange_before(), stride_of(2 * F), 2 * F, own, b.n, [&](int begin, int rows, slice_sums sums) {
-        put_hidden(b, sums, begin, rows, bias_of(b, l, BIAS_DENSE0), m.dense_slope);
-    });
-    warp_weights<2, 3 * B::EACH> w1;
-    load_gathered(w1, a.layer[l].dense1, F, own, parts, F, b);
+    gathered<B::KNOWN>(b, w0, b.exchange_before(), stride_of(2 * F), 2 * F, own, b.n,
+                       [&](int begin, int rows, slice_sums sums) {
+                           put_hidden(b, sums, begin, rows, bias_of(b, l, BIAS_DENSE0), m.dense_slope);
+                       });
+    warp_weights<2, B::tiles(3)> w1;
+    load_gathered(w1, a.layer[l].dense1, F, parts, b);
     exchange(b, b.n * F);
-    gathered(b, w1, b.exchange_before(), stride_of(F), F, parts * own, b.n,
-             [&](int begin, int rows, slice_sums sums) { put_update(b, l, sums, begin, rows); });
+    gathered<B::KNOWN>(b, w1, b.exchange_before(), stride_of(F), F, parts * own, b.n,
+                       [&](int begin, int rows, slice_sums sums) { put_update(b, l, sums, begin, rows); });
     load_next();
 }
 
@@ -202,12 +204,12 @@ __device__ inline void update(B &b, int l, const warp_weights<2, 2 * B::EACH> &w
 /* From s of all, which has arrived: the energies of own readout columns, and the operand of the reverse. */
 template <typename B> __device__ inline void readout(const B &b, const warp_weights<2, 2 * B::EACH> &w)
 {
-    const arguments &a = b.a;
+    const auto &a = b.a;
     const int own = a.w.own_readout, stride = stride_of(own), F = b.F();
     const float *bias = bias_of(b, a.w.L, 0), *weights = bias + own, scale = (float)a.scale;
     double *terms = b.doubles(a.at.energy_terms);
-    gathered(b, w, b.exchange_before(), stride_of(F), F, own, b.n, [&](int begin, int rows, slice_sums sums) {
-        for_pairs(begin, rows, own, [&](int row, int f) {
+    gathered<B::KNOWN>(b, w, b.exchange_before(), stride_of(F), F, own, b.n, [&](int begin, int rows, slice_sums sums) {
+        for_pairs(begin, rows, b.readout(), [&](int row, int f) {
             const float2 w1 = two(weights + f);
             float2 slope;
             const float2 h = silu_of_two(sums(row - begin, f) + two(bias + f), &slope);
@@ -221,7 +223,7 @@ template <typename B> __device__ inline void readout(const B &b, const warp_weig
         const int part = q / b.n, row = q - part * b.n, each = own / 2 / B::EACH;
         const double *of = terms + row * (own / 2) + part * each;
         double sum = 0;
-        for (int pair = 0; pair < each; pair++) sum += of[pair];
+        for (int pair = 0; pair < each && b.readout().columns > 0; pair++) sum += of[pair];
         b.doubles(a.at.energy)[q] = sum;
     }
 }

@@ -24,22 +24,49 @@ namespace molecule
  */
 template <typename B> __device__ inline int filter_place(int step, int part, int group, int lane)
 {
-    return ((step * 3 + part) * B::EACH + group) * FILTER_FLOATS + 4 * lane;
+    return ((step * 3 + part) * B::EACH + group) * B::FILTER_NUMBERS * FILTER_FLOATS + 4 * lane;
 }
+
+/* Of columns, for a warp: 16 where they are known to the compiler, the last ones of six blocks but 8. */
+template <typename B> __device__ inline int columns_of_group(const B &b)
+{
+    return B::EVEN ? b.own() / B::EACH : MOST_PART;
+}
+
+/* What a lane works on in a message: a tile, or, where a group has 8 columns, one of a pair of tiles: lanes g < 4 have the
+ * first, the others the second. */
+struct message_task {
+    edge_tile tile, first, second; /* the lane's, and those of a pair */
+    int index, group, f;           /* of the lane's tile; of columns; the lane's first column */
+    bool is_pair, has_column;
+};
 
 /* A layer's filter, own columns; there after wait_for_copies() and a barrier. Beyond function K, and beyond the own
  * columns, are zeros from the beginning. */
 template <typename B> __device__ inline void load_filter(const B &b, int l)
 {
-    const arguments &a = b.a;
-    const int own = b.own(), pairs = 3 * own / 2, each = own / B::EACH;
+    const auto &a = b.a;
+    const int own = b.own();
     float *to = b.floats(a.at.filter);
+    if constexpr (B::KNOWN) { /* eights of columns as they lie there */
+        constexpr int NUMBERS = B::FILTER_NUMBERS;
+        const int steps = (a.w.functions + 7) / 8, of_eight = steps * 3 * NUMBERS * 16;
+        const float4 *from = (const float4 *)a.layer[l].filter + b.first_column / 8 * of_eight;
 #pragma unroll 1
-    for (int q = threadIdx.x; q < a.w.functions * pairs; q += THREADS) {
-        const int k = q / pairs, v = 2 * (q - k * pairs), part = (v >= own) + (v >= 2 * own), f = v - part * own;
-        const int group = f / each, lane = (f - group * each) / 2 * 4 + k % 8 / 2;
-        copy_two_async(to + filter_place<B>(k / 8, part, group, lane) + k % 2 * 2,
-                       a.layer[l].filter + (k * 3 + part) * b.F() + b.first_column + f);
+        for (int q = threadIdx.x; q < b.features().columns / 8 * of_eight; q += THREADS) {
+            const int eight = q / of_eight, at = q - eight * of_eight, lane = eight % 2 * 16 + at % 16;
+            copy_16_async(to + filter_place<B>(0, at / (16 * NUMBERS), eight / 2, lane) +
+                              at / 16 % NUMBERS * FILTER_FLOATS,
+                          from + q, true);
+        }
+    } else {
+        const int pairs = 3 * own / 2;
+#pragma unroll 1
+        for (int q = threadIdx.x; q < a.w.functions * pairs; q += THREADS) {
+            const int k = q / pairs, v = 2 * (q - k * pairs), part = (v >= own) + (v >= 2 * own), f = v - part * own;
+            copy_two_async(to + filter_place<B>(k / 8, part, 0, f / 2 * 4 + k % 8 / 2) + k % 2 * 2,
+                           a.layer[l].filter + (k * 3 + part) * b.F() + b.first_column + f);
+        }
     }
 }
 
@@ -49,33 +76,78 @@ template <typename B> __device__ inline void clear_filter(const B &b)
     for (int q = threadIdx.x; q < quads; q += THREADS) b.quads(b.a.at.filter)[q] = make_float4(0, 0, 0, 0);
 }
 
+/* phi, and dphi as the second table, of a tile's edges and 8 functions. */
+template <int TABLES, typename B>
+__device__ inline void load_functions(const B &b, const edge_tile &tile, int step, split_weights (&functions)[TABLES])
+{
+    const int lane = threadIdx.x % 32, edge = lane / 8 + lane / 4 % 2 * 4; /* of column g of a product */
+    const float *from = tables_of(b) + (tile.first + edge) * b.a.w.table + 2 * (lane % 4) + 8 * step;
+#pragma unroll
+    for (int table = 0; table < TABLES; table++) {
+        const float2 zero = make_float2(0, 0);
+        const float2 x = edge < tile.count ? two(from + table * b.a.at.slots * b.a.w.table) : zero;
+        functions[table] = split(x.x, x.y);
+    }
+}
+
+/* Columns 2g and 2g + 1 of function 2t, then of 2t + 1. */
+__device__ inline split_inputs split_columns(const float4 &w)
+{
+    return split(make_float2(w.x, w.z), make_float2(w.y, w.w));
+}
+
+/* The same, split before. */
+__device__ inline split_inputs two_numbers(const float4 &hi, const float4 &lo)
+{
+    return {{__float_as_uint(hi.x), __float_as_uint(hi.y), __float_as_uint(hi.z), __float_as_uint(hi.w)},
+            {__float_as_uint(lo.x), __float_as_uint(lo.y), __float_as_uint(lo.z), __float_as_uint(lo.w)}};
+}
+
+/* Zeros in the lanes that another tile of a pair has. */
+__device__ inline split_inputs only_if(bool mine, const split_inputs &x)
+{
+    split_inputs y;
+#pragma unroll
+    for (int q = 0; q < 4; q++) y.hi[q] = mine ? x.hi[q] : 0, y.lo[q] = mine ? x.lo[q] : 0;
+    return y;
+}
+
 /* W[table][part] of a tile's edges and a group's columns, as a lane has them: column 2g of edges t and t + 4, then 2g +
  * 1; from phi, and from dphi for the second table. Edges that the tile does not have, and columns, are 0. */
 template <int TABLES, typename B>
-__device__ inline void make_filters(const B &b, const edge_tile &tile, int group, float (&W)[TABLES][3][4])
+__device__ inline void make_filters(const B &b, const message_task &task, float (&W)[TABLES][3][4])
 {
-    const arguments &a = b.a;
-    const int lane = threadIdx.x % 32, t = lane % 4, edge = lane / 8 + lane / 4 % 2 * 4; /* of column g of a product */
-    const float4 *weights = (const float4 *)(b.floats(a.at.filter) + filter_place<B>(0, 0, group, lane));
-    const float *tables = tables_of(b) + (tile.first + edge) * a.w.table + 2 * t;
+    const auto &a = b.a;
+    const int lane = threadIdx.x % 32;
+    const int place = filter_place<B>(0, 0, task.group, task.is_pair ? lane % 16 : lane);
+    const float4 *weights = (const float4 *)(b.floats(a.at.filter) + place);
     __syncwarp(); /* the units want all lanes together */
 #pragma unroll
     for (int q = 0; q < TABLES * 12; q++) W[q / 12][q / 4 % 3][q % 4] = 0;
 #pragma unroll 1
     for (int step = 0; 8 * step < a.w.functions; step++) {
-        split_weights functions[TABLES];
-#pragma unroll
-        for (int table = 0; table < TABLES; table++) {
-            const float2 zero = make_float2(0, 0);
-            const float2 x = edge < tile.count ? two(tables + table * a.at.slots * a.w.table + 8 * step) : zero;
-            functions[table] = split(x.x, x.y);
-        }
+        split_weights functions[TABLES], of_second[TABLES];
+        load_functions(b, task.is_pair ? task.first : task.tile, step, functions);
+        if (task.is_pair) load_functions(b, task.second, step, of_second);
 #pragma unroll
         for (int part = 0; part < 3; part++) {
-            const float4 w = weights[filter_place<B>(step, part, 0, 0) / 4];
-            const split_inputs columns = split(make_float2(w.x, w.z), make_float2(w.y, w.w));
+            const float4 *of_part = weights + filter_place<B>(step, part, 0, 0) / 4;
+            const split_inputs columns = B::FILTER_NUMBERS == 2 ? two_numbers(of_part[0], of_part[FILTER_FLOATS / 4])
+                                                                : split_columns(of_part[0]);
+            if (!task.is_pair) {
 #pragma unroll
-            for (int table = 0; table < TABLES; table++) multiply(W[table][part], columns, functions[table]);
+                for (int table = 0; table < TABLES; table++) multiply(W[table][part], columns, functions[table]);
+                continue;
+            }
+            const split_inputs first = only_if(lane < 16, columns), second = only_if(lane >= 16, columns);
+#pragma unroll
+            for (int table = 0; table < TABLES; table++) {
+                float product[4] = {0, 0, 0, 0};
+                multiply_in_units(product, first, functions[table]);
+                multiply_in_units(product, second, of_second[table]); /* zeros in the other's lanes */
+#pragma unroll
+                for (int q = 0; q < 4; q++) W[table][part][q] += product[q];
+            }
         }
     }
 }
@@ -100,14 +172,28 @@ __device__ inline float2 sum_over_lanes(const float2 (&p)[4], int t)
     return make_float2(mlff::sum_over_lanes(x, t), mlff::sum_over_lanes(y, t));
 }
 
-/* body(its index, tile, group of columns, the lane's first column, it is one) for each of the warp's tiles. */
+/* body(task) for each of the warp's. Six blocks: a task a tile and its first 16 columns, then one a pair of tiles and the
+ * last 8, so that 9 rows of 8 edges are 14 tasks for 16 warps. */
 template <typename B, typename Body> __device__ inline void for_tiles(const B &b, Body body)
 {
-    const int all = B::EACH * b.ints(b.a.at.row_tiles)[b.n], each = b.own() / B::EACH;
+    const int tiles = b.ints(b.a.at.row_tiles)[b.n], each = columns_of_group(b), own = b.features().columns;
+    const int g = threadIdx.x % 32 / 4, all = B::EVEN ? B::EACH * tiles : own > each ? tiles + (tiles + 1) / 2 : tiles;
 #pragma unroll 1
-    for (int task = threadIdx.x / 32; task < all; task += WARPS) {
-        const int index = task / B::EACH, group = task % B::EACH, f = threadIdx.x % 32 / 4 * 2;
-        body(index, tile_of(b, index), group, group * each + min(f, each - 2), f < each);
+    for (int number = threadIdx.x / 32; number < all; number += WARPS) {
+        message_task task = {};
+        if (B::EVEN || number < tiles) {
+            task.index = B::EVEN ? number / B::EACH : number, task.group = B::EVEN ? number % B::EACH : 0;
+            task.tile = tile_of(b, task.index);
+            const int columns = min(each, own - task.group * each);
+            task.f = task.group * each + min(2 * g, columns - 2), task.has_column = 2 * g < columns;
+        } else {
+            const int first = 2 * (number - tiles), second = min(first + 1, tiles - 1);
+            task.is_pair = true, task.group = 1;
+            task.first = tile_of(b, first), task.second = tile_of(b, second);
+            task.index = g < 4 ? first : second, task.tile = g < 4 ? task.first : task.second;
+            task.f = each + 2 * (g % 4), task.has_column = g < 4 || second > first;
+        }
+        body(task);
     }
 }
 
@@ -128,24 +214,22 @@ template <typename B> __device__ inline float2 row_sum(const B &b, int row, int 
 }
 
 /* A tile's sums: s, v [3]. */
-template <typename B>
-__device__ inline void make_messages(const B &b, const layer_memory &m, int index, const edge_tile &tile, int group,
-                                     int f, bool has_column)
+template <typename B> __device__ inline void make_messages(const B &b, const layer_memory &m, const message_task &task)
 {
-    const arguments &a = b.a;
-    const int t = threadIdx.x % 4, own = b.own(), stride = stride_of(5 * own);
+    const auto &a = b.a;
+    const int t = threadIdx.x % 4, own = b.own(), stride = stride_of(5 * own), f = task.f;
     float2 x[2][5]; /* loads are under way while filters are made */
     float4 edge[2];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        const int e = edge_of(tile, half);
+        const int e = edge_of(task.tile, half);
         const float *from = m.features + neighbour_of(b.ints(a.at.edge_rows)[e]) * stride + f;
         edge[half] = b.quads(a.at.edges)[e];
 #pragma unroll
         for (int q = 0; q < 5; q++) x[half][q] = two(from + q * own);
     }
     float filters[1][3][4];
-    make_filters(b, tile, group, filters);
+    make_filters(b, task, filters);
     float2 sums[4] = {};
 #pragma unroll
     for (int half = 0; half < 2; half++) {
@@ -156,7 +240,7 @@ __device__ inline void make_messages(const B &b, const layer_memory &m, int inde
         for (int c = 0; c < 3; c++) sums[1 + c] = sums[1 + c] + u[c] * R + W_v * x[half][2 + c];
     }
     const float2 sum = sum_over_lanes(sums, t);
-    if (has_column) put_two(tile_sum(b, index, 4, t) + f, sum);
+    if (task.has_column) put_two(tile_sum(b, task.index, 4, t) + f, sum);
 }
 
 /* After a barrier of the block: features and filter of layer l are there. s += and v = v of the layer +, v to all
@@ -165,15 +249,14 @@ template <typename B> __device__ inline void message(const B &b, int l)
 {
     const layer_memory m = layer_of(b, l);
     const int own = b.own(), in_all = stride_of(b.F());
-    for_tiles(b, [&](int index, const edge_tile &tile, int group, int f, bool has_column) {
-        make_messages(b, m, index, tile, group, f, has_column);
-    });
+    for_tiles(b, [&](const message_task &task) { make_messages(b, m, task); });
     __syncthreads();
-    for_quads(0, b.n, own, [&](int row, int f, int q, bool valid) {
+    for_quads(0, b.n, b.features(), [&](int row, int f, int q, bool valid) {
         const int c = max(q - 1, 0);
         float *s = b.floats(b.a.at.s) + row * own + f, *v = b.floats(b.a.at.v) + (3 * row + c) * own + f;
         const float2 before = q == 0 ? two(s) : two(m.v + (3 * row + c) * own + f);
         const float2 sum = before + row_sum(b, row, 4, q, f);
+        __syncwarp(); /* lanes beyond the last pair have read it too */
         if (valid) put_two(q == 0 ? s : v, sum);
         float *to = b.exchange_now() + 3 * row * in_all + b.first_column + f;
 #pragma unroll
@@ -191,27 +274,47 @@ __device__ inline float inner(float2 x, float2 y)
     return x.x * y.x + x.y * y.y;
 }
 
+/* An edge's sums over a group's columns, from a lane's of edges t and t + 4 [half][4], to their places. */
+template <typename B>
+__device__ inline void add_edge_adjoints(const B &b, const message_task &task, float (&edge_adj)[8])
+{
+    const int lane = threadIdx.x % 32, t = lane % 4;
+    float4 *to = b.quads(b.a.at.edge_adj) + task.group * b.n_slots + task.tile.first;
+    if (!task.is_pair) {
+        const float sum = transposed_sum(edge_adj, lane); /* component g % 4 of edge t + 4 (g / 4) */
+        const int edge = t + lane / 16 * 4;
+        if (edge < task.tile.count) ((float *)(to + edge))[lane / 4 % 4] += sum;
+        return;
+    }
+    exchange_halves<4, 8>(edge_adj, lane); /* over four lanes g: two components of edge t + 4 (g / 2 % 2) */
+    exchange_halves<2, 4>(edge_adj, lane);
+    const int edge = t + lane / 8 % 2 * 4;
+    if (edge >= task.tile.count || !task.has_column) return;
+    float *sums = (float *)(to + edge) + lane / 4 % 2 * 2;
+    put_two(sums, two(sums) + make_float2(edge_adj[0], edge_adj[1]));
+}
+
 /* A tile's adjoints of the row's own features, y [3], x_s, x_R; those of its edges to their places. */
 template <typename B>
-__device__ inline void make_message_adjoints(const B &b, const layer_memory &m, const float *adj, int index,
-                                             const edge_tile &tile, int group, int f, bool has_column)
+__device__ inline void make_message_adjoints(const B &b, const layer_memory &m, const float *adj,
+                                             const message_task &task)
 {
-    const arguments &a = b.a;
-    const int lane = threadIdx.x % 32, t = lane % 4, own = b.own();
+    const auto &a = b.a;
+    const int t = threadIdx.x % 4, own = b.own(), f = task.f;
     float2 x[5], to[2][4]; /* loads of neighbours are under way while filters are made */
     float4 edges[2];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        const int e = edge_of(tile, half);
+        const int e = edge_of(task.tile, half);
         const float *of = adj + neighbour_of(b.ints(a.at.edge_rows)[e]) * stride_of(4 * own) + f;
         edges[half] = b.quads(a.at.edges)[e];
 #pragma unroll
         for (int q = 0; q < 4; q++) to[half][q] = two(of + q * own);
     }
     float filters[2][3][4];
-    make_filters(b, tile, group, filters);
+    make_filters(b, task, filters);
     const float(&W)[3][4] = filters[0], (&dW)[3][4] = filters[1];
-    const float *own_x = m.features + tile.row * stride_of(5 * own) + f;
+    const float *own_x = m.features + task.tile.row * stride_of(5 * own) + f;
 #pragma unroll
     for (int q = 0; q < 5; q++) x[q] = two(own_x + q * own);
     float2 sums[4] = {}, x_R_adj = make_float2(0, 0);
@@ -234,14 +337,11 @@ __device__ inline void make_message_adjoints(const B &b, const layer_memory &m, 
     }
     const float2 sum = sum_over_lanes(sums, t);
     x_R_adj = over_quad(x_R_adj);
-    if (has_column) {
-        put_two(tile_sum(b, index, 5, t) + f, sum);
-        if (t == 0) put_two(tile_sum(b, index, 5, 4) + f, x_R_adj);
+    if (task.has_column) {
+        put_two(tile_sum(b, task.index, 5, t) + f, sum);
+        if (t == 0) put_two(tile_sum(b, task.index, 5, 4) + f, x_R_adj);
     }
-    const float edge_sum = transposed_sum(edge_adj, lane); /* component g % 4 of edge t + 4 (g / 4) */
-    const int edge = t + lane / 16 * 4;
-    if (edge < tile.count)
-        ((float *)(b.quads(a.at.edge_adj) + group * b.n_slots + tile.first + edge))[lane / 4 % 4] += edge_sum;
+    add_edge_adjoints(b, task, edge_adj);
 }
 
 /* x_adj into the operand of context1's reverse, [n][stride_of(3 own)]; v_adj += x_v y_adj. */
@@ -249,11 +349,9 @@ template <typename B> __device__ inline void message_reverse(const B &b, int l, 
 {
     const layer_memory m = layer_of(b, l);
     const int own = b.own();
-    for_tiles(b, [&](int index, const edge_tile &tile, int group, int f, bool has_column) {
-        make_message_adjoints(b, m, adj, index, tile, group, f, has_column);
-    });
+    for_tiles(b, [&](const message_task &task) { make_message_adjoints(b, m, adj, task); });
     __syncthreads();
-    for_quads(0, b.n, own, [&](int row, int f, int q, bool valid) {
+    for_quads(0, b.n, b.features(), [&](int row, int f, int q, bool valid) {
         const int c = min(q, 2);
         const float2 mine = row_sum(b, row, 5, q, f), x_R_adj = row_sum(b, row, 5, 4, f), zero = make_float2(0, 0);
         const float2 x_v = two(m.x_v + row * own + f), v = two(m.v + (3 * row + c) * own + f);

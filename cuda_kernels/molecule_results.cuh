@@ -24,11 +24,12 @@ __host__ __device__ inline int share_of(int n_slots, int blocks, int rank)
     return share > 0 ? share : 1;
 }
 
-/* Floats of the exchange buffers: parts of a share [PARTS][share][4]; gradients [E][4], then energies [PARTS][n] in
+/* Floats of the exchange buffers: parts of a share [parts][share][4]; gradients [E][4], then energies [parts][n] in
  * double. */
 __host__ __device__ inline int results_floats(int n, int E, int blocks)
 {
-    const int parts = PARTS * share_of(E, blocks, 0) * 4, all = 4 * E + 2 * PARTS * n;
+    const int all_parts = blocks * parts_of_block(blocks);
+    const int parts = all_parts * share_of(E, blocks, 0) * 4, all = 4 * E + 2 * all_parts * n;
     return parts > all ? parts : all;
 }
 
@@ -49,6 +50,24 @@ template <typename B> __device__ inline void send_edge_parts(const B &b)
     }
 }
 
+/* The edges' own distances in the place of those that the network sees; ends with a barrier. */
+template <typename B> __device__ inline void restore_distances(const B &b)
+{
+    for (int e = threadIdx.x; e < b.n_slots; e += THREADS) b.quads(b.a.at.edges)[e].w = b.floats(b.a.at.distance)[e];
+    __syncthreads();
+}
+
+/* dE/dd of an edge of a model with a short-range term (short_range.cu), from that of the distance that the network sees. */
+template <typename B> __device__ inline float with_short_range(const B &b, int rows, float d, float seen_adj)
+{
+    const short_range_pair *pair = short_range_of(b, centre_of(rows), neighbour_of(rows));
+    if (!((double)d < pair->outer)) return seen_adj;
+    double slope, seen_slope;
+    mlff_short_range(pair, (double)d, &slope);
+    mlff_seen_distance(pair, (double)d, &seen_slope);
+    return (float)((double)seen_adj * seen_slope + 0.5 * slope);
+}
+
 /* dE/dr of this block's share of the edges, to block 0. */
 template <typename B> __device__ inline void send_gradients(const B &b)
 {
@@ -61,11 +80,13 @@ template <typename B> __device__ inline void send_gradients(const B &b)
         if (e >= b.n_slots) break;
         float4 sum = parts[q];
 #pragma unroll
-        for (int part = 1; part < PARTS; part++) {
+        for (int part = 1; part < B::ALL_PARTS; part++) {
             const float4 x = parts[part * share + q];
             sum = make_float4(sum.x + x.x, sum.y + x.y, sum.z + x.z, sum.w + x.w);
         }
         const float4 u = b.quads(b.a.at.edges)[e];
+        const int rows = b.ints(b.a.at.edge_rows)[e];
+        if (b.a.short_range && rows >= 0) sum.w = with_short_range(b, rows, u.w, sum.w);
         const float along = sum.x * u.x + sum.y * u.y + sum.z * u.z, inverse = 1 / u.w;
         const float2 xy =
             make_float2(sum.w * u.x + (sum.x - along * u.x) * inverse, sum.w * u.y + (sum.y - along * u.y) * inverse);
@@ -90,17 +111,71 @@ template <typename B> __device__ inline void send_energies(const B &b)
 
 template <typename B> __device__ inline void collect_energies(const B &b)
 {
-    const arguments &a = b.a;
+    const auto &a = b.a;
     const double *parts = (const double *)(b.exchange_before() + energies_place(b));
     const int row = (int)threadIdx.x - (THREADS - MOST_ROWS); /* the last warp: the first have rows to collect */
     if (row >= 0 && row < b.n) {
         double sum = 0;
-        for (int part = 0; part < PARTS; part++) sum += parts[part * b.n + row];
+        for (int part = 0; part < B::ALL_PARTS; part++) sum += parts[part * b.n + row];
         sum = a.scale * (sum + a.readout1_bias) + a.atom_shift[b.ints(a.at.row_element)[row]];
         b.doubles(a.at.energy)[row] = sum;
         if (a.atom_energy) a.atom_energy[b.begin + row] = sum;
         if (!isfinite(sum)) atomicMin(b.ints(a.at.bad) + 1, b.begin + row);
     }
+}
+
+/* A warp a row: half of the short-range energy of its edges, how many are closer than any in training, and the first of
+ * the first row that has one. */
+template <typename B> __device__ inline void collect_short_range(const B &b, int structure)
+{
+    const auto &a = b.a;
+    const int lane = threadIdx.x % 32;
+    int *close = b.ints(a.at.close); /* their number, the first row */
+    if (threadIdx.x < 2) close[threadIdx.x] = threadIdx.x == 0 ? 0 : NO_ROW;
+    __syncthreads();
+#pragma unroll 1
+    for (int row = threadIdx.x / 32; row < b.n; row += WARPS) {
+        const int first = b.ints(a.at.row_first)[row], end = first + b.ints(a.at.row_count)[row];
+        double energy = 0;
+        int count = 0;
+#pragma unroll 1
+        for (int e = first + lane; e < end; e += 32) {
+            const short_range_pair *pair = short_range_of(b, row, neighbour_of(b.ints(a.at.edge_rows)[e]));
+            const double d = (double)b.quads(a.at.edges)[e].w;
+            double slope;
+            if (!(d < pair->outer)) continue;
+            energy += 0.5 * mlff_short_range(pair, d, &slope);
+            count++;
+        }
+        __syncwarp();
+        if (!__any_sync(ALL_LANES, count > 0)) continue;
+        for (int half = 16; half > 0; half /= 2) {
+            energy += __shfl_xor_sync(ALL_LANES, energy, half);
+            count += __shfl_xor_sync(ALL_LANES, count, half);
+        }
+        if (lane > 0) continue;
+        energy += b.doubles(a.at.energy)[row];
+        b.doubles(a.at.energy)[row] = energy;
+        if (a.atom_energy) a.atom_energy[b.begin + row] = energy;
+        if (!isfinite(energy)) atomicMin(b.ints(a.at.bad) + 1, b.begin + row);
+        atomicAdd(&close[0], count);
+        atomicMin(&close[1], row);
+    }
+    __syncthreads();
+    if (threadIdx.x > 0) return;
+    close_record record = {};
+    record.count = (unsigned long long)close[0];
+    for (int row = close[1], e = 0; row != NO_ROW && e < b.ints(a.at.row_count)[row]; e++) {
+        const int at = b.ints(a.at.row_first)[row] + e, neighbour = neighbour_of(b.ints(a.at.edge_rows)[at]);
+        const short_range_pair *pair = short_range_of(b, row, neighbour);
+        const double d = (double)b.quads(a.at.edges)[at].w;
+        if (!(d < pair->outer)) continue;
+        record.rows_to_end = a.rows_in_all - (b.begin + row);
+        record.neighbour_row = b.begin + neighbour;
+        record.distance = d, record.trained = pair->outer;
+        break;
+    }
+    a.close[structure] = record;
 }
 
 /* r (x) dE/dr of an edge, component [a][b] at 3 a + b. */
@@ -113,7 +188,7 @@ __device__ inline double virial_of(const float4 &edge, const float4 &G, int c)
 /* A warp a row: virial of its own edges, force by its own edges and by those that name it. */
 template <typename B> __device__ inline void collect_rows(const B &b)
 {
-    const arguments &a = b.a;
+    const auto &a = b.a;
     const int lane = threadIdx.x % 32;
     const float4 *gradients = (const float4 *)b.exchange_before(), *edges = b.quads(a.at.edges);
 #pragma unroll 1
@@ -139,7 +214,7 @@ template <typename B> __device__ inline void collect_rows(const B &b)
 /* The same for the virials of atoms: half of every edge that the row is an end of. */
 template <typename B> __device__ inline void collect_atom_virials(const B &b)
 {
-    const arguments &a = b.a;
+    const auto &a = b.a;
     const int lane = threadIdx.x % 32;
 #pragma unroll 1
     for (int row = threadIdx.x / 32; row < b.n; row += WARPS) {
@@ -160,7 +235,7 @@ template <typename B> __device__ inline void collect_atom_virials(const B &b)
 
 template <typename B> __device__ inline void write_results(const B &b, int structure)
 {
-    const arguments &a = b.a;
+    const auto &a = b.a;
     const double *row_sums = b.doubles(a.at.row_sums);
     if (a.with_reverse)
 #pragma unroll 1
@@ -180,11 +255,12 @@ template <typename B> __device__ inline void write_results(const B &b, int struc
 
 template <typename B> __device__ inline void results(B &b, int structure)
 {
-    int count = 2 * PARTS * b.n;
+    int count = 2 * B::ALL_PARTS * b.n;
     __syncthreads();
+    if (b.a.short_range) restore_distances(b);
     if (b.a.with_reverse) {
         send_edge_parts(b);
-        exchange(b, PARTS * share_of(b.n_slots, B::BLOCKS, b.rank) * 4);
+        exchange(b, B::ALL_PARTS * share_of(b.n_slots, B::BLOCKS, b.rank) * 4);
         send_gradients(b);
         count += 4 * b.n_slots;
     }
@@ -192,6 +268,10 @@ template <typename B> __device__ inline void results(B &b, int structure)
     if (b.rank > 0) return; /* nobody sends to the others any more */
     exchange(b, count);
     collect_energies(b);
+    if (b.a.short_range) {
+        __syncthreads();
+        collect_short_range(b, structure);
+    }
     if (b.a.with_reverse) collect_rows(b);
     if (b.a.atom_virial) collect_atom_virials(b);
     __syncthreads();

@@ -31,7 +31,7 @@ __device__ inline void put_outputs_reverse(const B &b, int l, const float *adj, 
 template <typename B> __device__ inline void begin_reverse(const B &b, float *adj)
 {
     const int own = b.own(), stride = stride_of(4 * own);
-    for_quads(0, b.n, own, [&](int row, int f, int q, bool valid) {
+    for_quads(0, b.n, b.features(), [&](int row, int f, int q, bool valid) {
         const float2 s_adj = scattered_sum_of_quad(b, b.n, row, f, q);
         if (valid) put_two(adj + row * stride + q * own + f, q == 0 ? s_adj : make_float2(0, 0));
         put_outputs_reverse(b, b.a.w.L - 1, adj, row, f, s_adj, q, valid);
@@ -44,7 +44,7 @@ template <typename B> __device__ inline void put_hidden_adjoints(const B &b, con
 {
     const int own = b.own(), in_all = stride_of(b.F());
     float *to = b.exchange_now() + b.first_column;
-    for_quads(0, b.n, own, [&](int row, int f, int q, bool valid) {
+    for_quads(0, b.n, b.features(), [&](int row, int f, int q, bool valid) {
         const float2 sum = scattered_sum_of_quad(b, b.n, row, f, q);
         if (valid) send_by_quad(b, to + row * in_all + f, sum * two(slopes + row * own + f), q);
     });
@@ -61,7 +61,7 @@ __device__ inline void put_products_reverse(const B &b, int l, const slice_sums 
 {
     const int own = b.own(), last = l == b.a.w.L - 1, stride = stride_of(2 * own);
     const layer_memory m = layer_of(b, l);
-    for_quads(begin, rows, own, [&](int row, int f, int q, bool valid) {
+    for_quads(begin, rows, b.features(), [&](int row, int f, int q, bool valid) {
         const int c = min(q, 2);
         const float *VU = m.VU + (3 * row + c) * 2 * own + f;
         float *state_adj = adj + row * stride_of(4 * own) + f;
@@ -84,27 +84,28 @@ __device__ inline void put_products_reverse(const B &b, int l, const slice_sums 
 /* Layer l's update, from the operand y_adj; `w` are the weights of dense1's reverse. Ends with v_adj and s_adj of its
  * inputs in `adj`; load_next() loads for the layer before. */
 template <typename B, typename LoadNext>
-__device__ inline void update_reverse(B &b, int l, const warp_weights<6 * B::EACH, 1> &w, float *adj,
+__device__ inline void update_reverse(B &b, int l, const warp_weights<B::steps(3), 1> &w, float *adj,
                                       LoadNext load_next)
 {
-    const arguments &a = b.a;
+    const auto &a = b.a;
     const int own = b.own(), F = b.F(), parts = l < a.w.L - 1 ? 3 : 2;
     const layer_pointers &y = a.layer[l];
-    scattered(b, w, b.floats(a.at.operand), stride_of(parts * own), parts, own, b.n);
-    warp_weights<2, 2 * B::EACH> w0;
-    load_gathered(w0, y.dense0_T, F, own, 2, F, b);
-    exchange(b, b.n * F);
+    scattered<B::IN_UNITS>(b, w, b.floats(a.at.operand), stride_of(parts * own), parts, b.features(), b.n);
+    warp_weights<2, B::tiles(2)> w0;
+    load_gathered(w0, y.dense0_T, F, 2, b);
+    exchange(b, b.scattered_count(b.n));
     put_hidden_adjoints(b, layer_of(b, l).dense_slope);
-    warp_weights<4 * B::EACH, 1> mix;
-    load_scattered(mix, y.mix_T, own, 2, F, F, b);
+    warp_weights<B::steps(2), 1> mix;
+    load_scattered(mix, y.mix_T, 2, b);
     exchange(b, b.n * F);
-    gathered(b, w0, b.exchange_before(), stride_of(F), F, 2 * own, b.n,
-             [&](int begin, int rows, slice_sums sums) { put_products_reverse(b, l, sums, begin, rows, adj); });
+    gathered<B::KNOWN>(
+        b, w0, b.exchange_before(), stride_of(F), F, 2 * own, b.n,
+        [&](int begin, int rows, slice_sums sums) { put_products_reverse(b, l, sums, begin, rows, adj); });
     __syncthreads();
-    scattered(b, mix, b.floats(a.at.operand), stride_of(2 * own), 2, own, 3 * b.n);
+    scattered<B::IN_UNITS>(b, mix, b.floats(a.at.operand), stride_of(2 * own), 2, b.features(), 3 * b.n);
     load_next();
-    exchange(b, 3 * b.n * F);
-    for_pairs(0, 3 * b.n, own, [&](int vector, int f) {
+    exchange(b, b.scattered_count(3 * b.n));
+    for_pairs(0, 3 * b.n, b.features(), [&](int vector, int f) {
         const int row = vector / 3;
         float *v_adj = adj + row * stride_of(4 * own) + (1 + vector - 3 * row) * own + f;
         put_two(v_adj, two(v_adj) + scattered_sum(b, 3 * b.n, vector, f));
@@ -116,27 +117,28 @@ __device__ inline void update_reverse(B &b, int l, const warp_weights<6 * B::EAC
 /* Layer l's context, from the operand x_adj; `w` are the weights of context1's reverse, `next` is filled with those of
  * the update before, for which y_adj is made. */
 template <typename B>
-__device__ inline void context_reverse(B &b, int l, const warp_weights<6 * B::EACH, 1> &w, float *adj,
-                                       warp_weights<6 * B::EACH, 1> &next)
+__device__ inline void context_reverse(B &b, int l, const warp_weights<B::steps(3), 1> &w, float *adj,
+                                       warp_weights<B::steps(3), 1> &next)
 {
-    const arguments &a = b.a;
+    const auto &a = b.a;
     const int own = b.own(), F = b.F();
-    scattered(b, w, b.floats(a.at.operand), stride_of(3 * own), 3, own, b.n);
-    warp_weights<2, B::EACH> w0;
-    load_gathered(w0, a.layer[l].context0_T, F, own, 1, F, b);
-    exchange(b, b.n * F);
+    scattered<B::IN_UNITS>(b, w, b.floats(a.at.operand), stride_of(3 * own), 3, b.features(), b.n);
+    warp_weights<2, B::tiles(1)> w0;
+    load_gathered(w0, a.layer[l].context0_T, F, 1, b);
+    exchange(b, b.scattered_count(b.n));
     put_hidden_adjoints(b, layer_of(b, l).context_slope);
-    load_scattered(next, a.layer[l - 1].dense1_T, own, 3, F, F, b);
+    load_scattered(next, a.layer[l - 1].dense1_T, 3, b);
     exchange(b, b.n * F);
-    gathered(b, w0, b.exchange_before(), stride_of(F), F, own, b.n, [&](int begin, int rows, slice_sums sums) {
-        for_quads(begin, rows, own, [&](int row, int f, int q, bool valid) {
-            float *s_adj = adj + row * stride_of(4 * own) + f;
-            const float2 sum = two(s_adj) + sums.of_quad(row - begin, f, q);
-            __syncwarp(); /* the quad has read s_adj */
-            put_outputs_reverse(b, l - 1, adj, row, f, sum, q, valid);
-            if (valid && q == 0) put_two(s_adj, sum);
-        });
-    });
+    gathered<B::KNOWN>(b, w0, b.exchange_before(), stride_of(F), F, own, b.n,
+                       [&](int begin, int rows, slice_sums sums) {
+                           for_quads(begin, rows, b.features(), [&](int row, int f, int q, bool valid) {
+                               float *s_adj = adj + row * stride_of(4 * own) + f;
+                               const float2 sum = two(s_adj) + sums.of_quad(row - begin, f, q);
+                               __syncwarp(); /* the quad has read s_adj */
+                               put_outputs_reverse(b, l - 1, adj, row, f, sum, q, valid);
+                               if (valid && q == 0) put_two(s_adj, sum);
+                           });
+                       });
     __syncthreads();
 }
 
@@ -144,26 +146,26 @@ __device__ inline void context_reverse(B &b, int l, const warp_weights<6 * B::EA
  * other blocks' columns. */
 template <typename B> __device__ inline void reverse(B &b, const warp_weights<4 * B::EACH, 1> &w)
 {
-    const arguments &a = b.a;
-    const int own = b.own(), F = b.F(), L = a.w.L;
+    const auto &a = b.a;
+    const int F = b.F(), L = a.w.L;
     float *adj = b.floats(a.at.adj);
-    warp_weights<6 * B::EACH, 1> outputs;
-    load_scattered(outputs, a.layer[L - 1].dense1_T, own, 2, F, F, b);
-    scattered(b, w, b.floats(a.at.operand), stride_of(a.w.own_readout), 1, a.w.own_readout, b.n);
-    exchange(b, b.n * F);
+    warp_weights<B::steps(3), 1> outputs;
+    load_scattered(outputs, a.layer[L - 1].dense1_T, 2, b);
+    scattered<1>(b, w, b.floats(a.at.operand), stride_of(a.w.own_readout), 1, b.readout(), b.n);
+    exchange(b, b.scattered_count(b.n));
     begin_reverse(b, adj);
 #pragma unroll 1
     for (int l = L - 1; l > 0; l--) {
-        warp_weights<6 * B::EACH, 1> w1;
+        warp_weights<B::steps(3), 1> w1;
         update_reverse(b, l, outputs, adj, [&] {
-            load_scattered(w1, a.layer[l].context1_T, own, 3, F, F, b);
+            load_scattered(w1, a.layer[l].context1_T, 3, b);
             load_filter(b, l);
         });
         message_reverse(b, l, adj);
         __syncthreads();
         context_reverse(b, l, w1, adj, outputs);
     }
-    coefficient_weights first;
+    coefficient_weights<B> first;
     update_reverse(b, 0, outputs, adj, [&] { load_first_reverse(b, first, 0, 0, min(a.w.slots, b.n_elements)); });
     first_message_reverse(b, first, adj);
 }

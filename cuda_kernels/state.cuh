@@ -82,12 +82,17 @@ template <typename T> struct matrix {
     int n_in, n_out;
     T *M;             /* [n_in][n_out] */
     T *b;             /* [n_out] or NULL */
+    T *pairs;         /* M as molecules multiply it, where pairs_fit: [n_out/8][n_in/8][32][2], lane 4g + t has inputs
+                       * 2t and 2t + 1 of column g */
     uint4 *fragments; /* M / fragment_scale for the matrix units, [n_out/16][n_in/16][2][32], where fragments_fit */
     float *fragment_scale; /* [n_out] */
 };
 
 template <typename T> struct layer_weights {
-    T *filter;                          /* [K+1][3][F] (s, R, v); function K is the bias */
+    T *filter;       /* [K+1][3][F] (s, R, v); function K is the bias */
+    T *filter_pairs; /* the same as molecules multiply it, where pairs_fit: [F/8][steps][3][16][4], lane 4g + t has columns
+                      * 2g and 2g + 1 of function 2t of the step's 8, then of 2t + 1 */
+    T *filter_halves;                   /* [F/8][steps][3][2][16][4]: the same in two TF32 numbers, hi and lo */
     uint2 *fragments, *mixed_fragments; /* the same for the matrix units, where message_matrix_fits */
     float fragment_scale, mixed_scale;
     matrix<T> context0, context0_T, context1, context1_T; /* F -> F, F -> 3F (s, R, v) */
@@ -101,10 +106,11 @@ template <typename T> struct weights {
     radial_kind radial;
     double cutoff, scale, readout1_bias;
     T epsilon;
-    double *centre, *inverse_width; /* [K] gaussian: o_k, 1/w_k; bessel: f_k in centre */
-    double *atom_shift;             /* [n_elements] eV */
-    T *embedding;                   /* [n_elements][F] */
-    T *first_s, *first_R;           /* [n_elements][K+1][F] */
+    double *centre, *inverse_width;   /* [K] gaussian: o_k, 1/w_k; bessel: f_k in centre */
+    double *atom_shift;               /* [n_elements] eV */
+    T *embedding;                     /* [n_elements][F] */
+    T *first_s, *first_R;             /* [n_elements][K+1][F] */
+    T *first_s_fours, *first_R_fours; /* [F/4][n_elements][K+1][4], where pairs_fit */
     layer_weights<T> layer[MLFF_MAX_INTERACTIONS];
     matrix<T> readout0, readout0_T;
     T *readout1;                   /* [H] */
@@ -112,6 +118,15 @@ template <typename T> struct weights {
     void *storage;
     size_t storage_bytes;
 };
+
+/* Sizes that molecules have code of their own for: 128 features, and readout columns that are eights in each of eight
+ * blocks. */
+constexpr int PAIRED_FEATURES = 128;
+
+template <typename R> bool pairs_fit(const weights<R> &w)
+{
+    return sizeof(R) == sizeof(float) && w.F == PAIRED_FEATURES && w.H % 64 == 0;
+}
 
 /* An edge: 16 or 32 bytes in one load. */
 template <typename T> struct alignas(4 * sizeof(T)) edge {
@@ -181,8 +196,8 @@ struct molecule_clusters {
 
 struct molecule_plan {
     int suits; /* this graph's structures are small and few enough */
-    molecule_clusters of_eight, of_four;
-    int blocks;                       /* of a cluster, 8 or 4 */
+    molecule_clusters of_eight, of_six, of_four;
+    int blocks;                       /* of a cluster: 8, 6 or 4 */
     size_t shared_bytes;              /* of a block */
     int32_t rows, slots;              /* most of a structure */
     int shared_layers, shared_tables; /* what of a structure lies in shared memory */
@@ -236,14 +251,15 @@ template <typename T> struct state {
     T *readout_slope;    /* [N][H] */
     double *atom_energy; /* [N] */
     T *adj; /* [R][F/16][4][16] s_adj, v_adj; in the place of s and v_mid, which the readout is the last to read */
-    double *row_sums;    /* [N][12] of a row's own edges: virial (9), dE/dr (3) */
-    double *sums;        /* [n_chunks][10] energy, virial */
-    double *forces;      /* [n_all][3] */
-    double *atom_virial; /* [n_all][9] */
-    real<T> *scratch;    /* [scratch_values]: temporaries of dense layers that are not fused */
-    int *bad_row;        /* [2] first row with a bad position or distance, first row with a bad result */
-    int *marks;          /* [n_chunks][2] the same of each structure, where molecules suit */
-    close_record *close; /* [1], only of a model with a short-range term */
+    double *row_sums;             /* [N][12] of a row's own edges: virial (9), dE/dr (3) */
+    double *sums;                 /* [n_chunks][10] energy, virial */
+    double *forces;               /* [n_all][3] */
+    double *atom_virial;          /* [n_all][9] */
+    real<T> *scratch;             /* [scratch_values]: temporaries of dense layers that are not fused */
+    int *bad_row;                 /* [2] first row with a bad position or distance, first row with a bad result */
+    int *marks;                   /* [n_chunks][2] the same of each structure, where molecules suit */
+    close_record *close;          /* [1], only of a model with a short-range term, as is: */
+    close_record *molecule_close; /* [n_chunks] of each structure, where molecules suit */
     device_arena arena, virial_arena;
     molecule_plan molecules;
     float *molecule_scratch; /* [n_chunks][scratch_size] */

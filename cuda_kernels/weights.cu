@@ -56,6 +56,61 @@ static void pack_fragments(const packed_matrix &m, uint4 *to, double *scale)
                 }
 }
 
+/* M as state.cuh has `pairs`. */
+static std::vector<double> pairs_of(const packed_matrix &m)
+{
+    std::vector<double> pairs;
+    for (int eight = 0; eight < m.n_out / 8; eight++)
+        for (int step = 0; step < m.n_in / 8; step++)
+            for (int lane = 0; lane < 32; lane++)
+                for (int q = 0; q < 2; q++)
+                    pairs.push_back(m.M[(size_t)(8 * step + lane % 4 * 2 + q) * m.n_out + 8 * eight + lane / 4]);
+    return pairs;
+}
+
+/* A filter [K+1][3][F] as state.cuh has `filter_pairs`; zeros beyond function K. */
+static std::vector<double> filter_pairs_of(const double *filter, int F, int K)
+{
+    std::vector<double> pairs;
+    for (int eight = 0; eight < F / 8; eight++)
+        for (int step = 0; step < (K + 8) / 8; step++)
+            for (int part = 0; part < 3; part++)
+                for (int lane = 0; lane < 16; lane++)
+                    for (int q = 0; q < 4; q++) {
+                        const int k = 8 * step + lane % 4 * 2 + q / 2, column = 8 * eight + lane / 4 * 2 + q % 2;
+                        pairs.push_back(k <= K ? filter[((size_t)k * 3 + part) * F + column] : 0);
+                    }
+    return pairs;
+}
+
+/* `pairs` in two TF32 numbers (molecule_dense.cuh, split_number), those of 64 values of a lane's 16 side by side. */
+static std::vector<double> halves_of(const std::vector<double> &pairs)
+{
+    std::vector<double> halves(2 * pairs.size());
+    for (size_t at = 0; at < pairs.size(); at++) {
+        const float w = (float)pairs[at];
+        uint32_t bits;
+        memcpy(&bits, &w, sizeof bits);
+        bits = (bits + 0x1000u) & 0xffffe000u;
+        float hi;
+        memcpy(&hi, &bits, sizeof hi);
+        const size_t to = at / 64 * 128 + at % 64;
+        halves[to] = (double)hi;
+        halves[to + 64] = (double)(w - hi);
+    }
+    return halves;
+}
+
+/* Rows [rows][F] as [F/4][rows][4]. */
+static std::vector<double> fours_of(const double *M, size_t rows, size_t F)
+{
+    std::vector<double> fours;
+    for (size_t four = 0; four < F / 4; four++)
+        for (size_t row = 0; row < rows; row++)
+            fours.insert(fours.end(), M + row * F + 4 * four, M + row * F + 4 * four + 4);
+    return fours;
+}
+
 /* Collects arrays for one transfer; pointers become device pointers when it is known where the piece lies. */
 struct sender {
     std::vector<char> bytes;
@@ -85,11 +140,13 @@ struct sender {
         *scale = mixed ? message_mixed_pack(filter, F, K, fragments) : message_matrix_pack(filter, F, K, fragments);
     }
 
-    template <typename T> void add(matrix<T> *m, const packed_matrix &p, bool fused)
+    template <typename T> void add(matrix<T> *m, const packed_matrix &p, bool fused, bool paired)
     {
         const size_t count = (size_t)p.n_in * p.n_out;
-        *m = {p.n_in, p.n_out, nullptr, nullptr, nullptr, nullptr};
+        *m = {};
+        m->n_in = p.n_in, m->n_out = p.n_out;
         add(&m->M, p.M, count);
+        if (paired) add(&m->pairs, pairs_of(p).data(), count);
         if (p.b) add(&m->b, p.b, (size_t)p.n_out);
         if (!fused) return;
         bytes.resize((bytes.size() + 255) / 256 * 256);
@@ -105,7 +162,7 @@ struct sender {
 template <typename T> static void collect(weights<T> *w, const packed_weights &p, const mlff_model *model, sender *to)
 {
     const size_t functions = (size_t)p.K + 1, F = (size_t)p.F, Z = (size_t)w->n_elements;
-    const bool fused = fragments_fit<T>(*w);
+    const bool fused = fragments_fit<T>(*w), paired = pairs_fit(*w);
     std::vector<double> inverse(p.K, 0.0);
     if (model->radial == RADIAL_GAUSSIAN)
         for (int k = 0; k < p.K; k++) inverse[k] = 1 / model->width[k];
@@ -119,19 +176,28 @@ template <typename T> static void collect(weights<T> *w, const packed_weights &p
     to->add(&w->embedding, p.embedding, Z * F);
     to->add(&w->first_s, p.first_s, Z * functions * F);
     to->add(&w->first_R, p.first_R, Z * functions * F);
+    if (paired) {
+        to->add(&w->first_s_fours, fours_of(p.first_s, Z * functions, F).data(), Z * functions * F);
+        to->add(&w->first_R_fours, fours_of(p.first_R, Z * functions, F).data(), Z * functions * F);
+    }
     for (int l = 0; l < p.L; l++) {
         layer_weights<T> &y = w->layer[l];
         to->add(&y.filter, p.filter[l], functions * 3 * F);
+        if (paired) {
+            const std::vector<double> pairs = filter_pairs_of(p.filter[l], p.F, p.K);
+            to->add(&y.filter_pairs, pairs.data(), pairs.size());
+            to->add(&y.filter_halves, halves_of(pairs).data(), 2 * pairs.size());
+        }
         if (sizeof(T) == sizeof(float) && message_matrix_fits(p.F, p.K)) {
             to->add_fragments(&y.fragments, &y.fragment_scale, p.filter[l], p.F, p.K, false);
             to->add_fragments(&y.mixed_fragments, &y.mixed_scale, p.filter[l], p.F, p.K, true);
         }
         matrix<T> *all[PACKED_MATRICES] = {&y.context0, &y.context0_T, &y.context1, &y.context1_T, &y.mix,
                                            &y.mix_T,    &y.dense0,     &y.dense0_T, &y.dense1,     &y.dense1_T};
-        for (int q = 0; q < PACKED_MATRICES; q++) to->add(all[q], p.matrix[l][q], fused);
+        for (int q = 0; q < PACKED_MATRICES; q++) to->add(all[q], p.matrix[l][q], fused, paired);
     }
-    to->add(&w->readout0, p.readout0, fused);
-    to->add(&w->readout0_T, p.readout0_T, fused);
+    to->add(&w->readout0, p.readout0, fused, paired);
+    to->add(&w->readout0_T, p.readout0_T, fused, paired);
     to->add(&w->readout1, p.readout1, (size_t)p.H);
 }
 

@@ -38,8 +38,8 @@ static inline void randomise(tiny_model *tiny, double filter_size)
     }
 }
 
-/* sizes: features, interactions, readout_features, vector_bias, bessel, and radial_functions or 0 for 12. Three
- * elements. */
+/* sizes: features, interactions, readout_features, vector_bias, bessel, a short-range term, and radial_functions or 0 for
+ * 12. Three elements. */
 static inline mlff_model *random_model(const tiny_options *sizes, double filter_size)
 {
     tiny_options options = tiny_gaussian;
@@ -49,6 +49,7 @@ static inline mlff_model *random_model(const tiny_options *sizes, double filter_
     options.bessel = sizes->bessel, options.value_size = 8;
     tiny_model *tiny = tiny_make(&options);
     randomise(tiny, filter_size);
+    if (sizes->outer) tiny_add_short_range(tiny, sizes->inner, sizes->outer);
     size_t size;
     unsigned char *bytes = tiny_pack(tiny, &size);
     mlff_model *model = NULL;

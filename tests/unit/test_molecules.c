@@ -22,6 +22,7 @@ typedef struct molecules {
 /* Results of one call. */
 typedef struct answer {
     double *energy, *virial, *forces, *atom_energy, *atom_virial;
+    mlff_close_pairs close;
 } answer;
 
 static void add_molecule(molecules *m, int n, double spacing, int n_elements)
@@ -53,8 +54,8 @@ static void molecules_free(molecules *m)
 static answer make_answer(int n, int n_structures)
 {
     answer a = {calloc((size_t)n_structures, sizeof(double)), calloc(9 * (size_t)n_structures, sizeof(double)),
-                calloc(3 * (size_t)n, sizeof(double)), calloc((size_t)n, sizeof(double)),
-                calloc(9 * (size_t)n, sizeof(double))};
+                calloc(3 * (size_t)n, sizeof(double)),        calloc((size_t)n, sizeof(double)),
+                calloc(9 * (size_t)n, sizeof(double)),        {0}};
     assert_true(a.energy && a.virial && a.forces && a.atom_energy && a.atom_virial);
     return a;
 }
@@ -100,6 +101,7 @@ static answer answer_of(mlff_device device, const mlff_model *model, mlff_precis
     if (evaluate_some(e, m, begin, end, &a, &error) != MLFF_OK)
         fail_msg("%s, %d features: %s", mlff_model_get_info(model)->name, mlff_model_get_info(model)->features,
                  error.message);
+    a.close = *mlff_evaluator_get_close_pairs(e);
     mlff_evaluator_free(e);
     return a;
 }
@@ -213,21 +215,78 @@ static void no_molecule_depends_on_its_company(void **state)
     molecules_free(&m);
 }
 
-/* A GPU may take clusters of another size for more structures than run at a time (21 do so where 15 run, H200; 10 atoms
- * are about the most for which those have memory). */
-static void no_molecule_depends_on_how_many_there_are(void **state)
+/* So many of at most so many atoms, of different sizes. */
+static molecules some_molecules(int copies, int most)
+{
+    const int sizes[] = {most, 3, 8, 1, 5, 2, 7};
+    int atoms[MOST_STRUCTURES];
+    for (int k = 0; k < copies; k++) atoms[k] = sizes[k % 7];
+    return make_molecules(atoms, copies);
+}
+
+/* A GPU takes clusters of four blocks for 21 structures, where 15 of eight run at a time (H200); 10 atoms are about the
+ * most for which those have memory. */
+static void clusters_of_four_blocks_give_the_bits_of_eight(void **state)
 {
     (void)state;
-    enum { COPIES = 21 };
     random_seed = 3;
     mlff_model *model = random_model(&usual, 1);
     for (int most = 9; most <= 10; most++) {
-        const int sizes[] = {most, 3, 8, 1, 5, 2, 7};
-        int atoms[COPIES];
-        for (int k = 0; k < COPIES; k++) atoms[k] = sizes[k % 7];
-        molecules m = make_molecules(atoms, COPIES);
+        molecules m = some_molecules(21, most);
         check_company(model, MLFF_PRECISION_SINGLE, &m);
         if (test_device == MLFF_DEVICE_CUDA) check_company(model, MLFF_PRECISION_MIXED, &m);
+        molecules_free(&m);
+    }
+    mlff_model_free(model);
+}
+
+/* 16 are for clusters of six blocks (17 run at a time, H200), whose sums over columns have other parts: other bits than
+ * alone, but the same ones every time. */
+static void sixteen_molecules_are_right_and_repeat_their_bits(void **state)
+{
+    (void)state;
+    for (int vector_bias = 0; vector_bias < 2; vector_bias++)
+        for (int most = 9; most <= 12; most++) {
+            tiny_options sizes = usual;
+            sizes.vector_bias = vector_bias, sizes.radial_functions = most == 12 ? 7 : 20;
+            random_seed = 3;
+            mlff_model *model = random_model(&sizes, 0.5);
+            molecules m = some_molecules(16, most);
+            answer expected = answer_of(MLFF_DEVICE_CPU, model, MLFF_PRECISION_DOUBLE, &m, 0, 16);
+            answer got = answer_of(test_device, model, MLFF_PRECISION_SINGLE, &m, 0, 16);
+            answer again = answer_of(test_device, model, MLFF_PRECISION_SINGLE, &m, 0, 16);
+            compare("16 molecules", &got, &expected, m.n, 16, 3e-6);
+            assert_memory_equal(got.energy, again.energy, 16 * sizeof(double));
+            assert_memory_equal(got.virial, again.virial, 16 * 9 * sizeof(double));
+            assert_memory_equal(got.forces, again.forces, 3 * (size_t)m.n * sizeof(double));
+            answer_free(&expected), answer_free(&got), answer_free(&again);
+            molecules_free(&m);
+            mlff_model_free(model);
+        }
+}
+
+/* Atoms closer than any in training: alone, as many as clusters of eight, six and four blocks take, and with so many
+ * neighbours that not everything is in shared memory. */
+static void a_short_range_term_and_its_close_pairs_are_right(void **state)
+{
+    (void)state;
+    const int copies[] = {1, 7, 16, 21, 3}, most[] = {9, 10, 9, 9, 25};
+    tiny_options sizes = usual;
+    sizes.inner = "1.2 1.3 0 0.5 1.4 1.2", sizes.outer = "1.6 1.5 0 1.7 1.8 1.55";
+    random_seed = 3;
+    mlff_model *model = random_model(&sizes, 0.5);
+    for (int k = 0; k < 5; k++) {
+        molecules m = some_molecules(copies[k], most[k]);
+        answer expected = answer_of(MLFF_DEVICE_CPU, model, MLFF_PRECISION_DOUBLE, &m, 0, copies[k]);
+        answer got = answer_of(test_device, model, MLFF_PRECISION_SINGLE, &m, 0, copies[k]);
+        compare("short range", &got, &expected, m.n, copies[k], 3e-6);
+        assert_true(expected.close.count > 0);
+        assert_int_equal(got.close.count, expected.close.count);
+        assert_int_equal(got.close.atom, expected.close.atom);
+        assert_int_equal(got.close.neighbour, expected.close.neighbour);
+        assert_at_most("short range", "distance", fabs(got.close.distance - expected.close.distance), 1e-6);
+        assert_true(got.close.trained == expected.close.trained);
+        answer_free(&expected), answer_free(&got);
         molecules_free(&m);
     }
     mlff_model_free(model);
@@ -419,7 +478,9 @@ int main(int argc, char **argv)
         cmocka_unit_test(every_model_gives_the_cpus_double_in_single),
         cmocka_unit_test(every_model_is_near_the_cpus_double_in_mixed),
         cmocka_unit_test(no_molecule_depends_on_its_company),
-        cmocka_unit_test(no_molecule_depends_on_how_many_there_are),
+        cmocka_unit_test(clusters_of_four_blocks_give_the_bits_of_eight),
+        cmocka_unit_test(sixteen_molecules_are_right_and_repeat_their_bits),
+        cmocka_unit_test(a_short_range_term_and_its_close_pairs_are_right),
         cmocka_unit_test(a_large_structure_beside_small_ones_is_right_too),
         cmocka_unit_test(many_molecules_are_right),
         cmocka_unit_test(a_trajectory_gives_what_each_frame_gives),

@@ -21,9 +21,10 @@ typedef struct tiny_options {
     const char *elements, *element_energies;
     const char *energy_unit;
     int n_elements, bessel, vector_bias;
-    int value_size;       /* 4 or 8 */
-    const char *left_out; /* a tensor that the file does not have, or NULL */
-    const char *extra;    /* a tensor [2] that no model has, or NULL */
+    int value_size;            /* 4 or 8 */
+    const char *left_out;      /* a tensor that the file does not have, or NULL */
+    const char *extra;         /* a tensor [2] that no model has, or NULL */
+    const char *inner, *outer; /* of a short-range term, for random_model; or NULL */
 } tiny_options;
 
 static const tiny_options tiny_gaussian = {.features = 4,
