@@ -5,10 +5,10 @@
  * others out of work. Formulas are those of the layers' own files (docs/equations.md); in precision mixed too
  * everything is float.
  *
- * Launch   8 or 4 blocks a structure (molecules_plan), 512 threads; 128 features have code of their own. Positions of
- *          one structure are an argument, those of several are read from the host's pinned memory, where results are
- *          written: a copy each way would take as long as a layer. Nothing of a launch is kept for the next, so there
- *          is nothing to record (recording.cuh), and a new list costs nothing here.
+ * Launch   8, 6 or 4 blocks a structure (molecules_plan), 512 threads; 128 features have code of their own. Positions
+ *          are arguments (arguments_here), those of more atoms are read from the host's pinned memory, where results
+ *          are written: a copy each way would take as long as a layer. Nothing of a launch is kept for the next, so
+ *          there is nothing to record (recording.cuh), and a new list costs nothing here.
  * Bytes    each weight once a cluster each way: 88 F^2 bytes a layer for both, 3.9 MB with F = 128, L = 3, from L2; a
  *          row and layer l >= 1: 8 F floats into each block forward, 2 F in reverse and 5 F / BLOCKS from each block.
  * Cost     15 F^2 multiply-adds a row and layer each way, three products each, in tiles of 16 rows; filters 3 F (K + 1)
@@ -16,15 +16,13 @@
  *          4 more, or 3 with tables in global memory.
  * Share    9 atoms: latency of dependent instructions, about 6 cycles each (H200), in stages of 200 to 600; what a
  *          block does between two exchanges counts, not what it waits for (150 to 800 cycles of 3,000).
- * Measured (H200, 128 features, 3 interactions) 9 atoms 83 us, 15 copies 90, 16 to 30 copies 137 to 140, 12 atoms 100, 21
- *          atoms 167.
- * Order    fixed (molecule_*.cuh), and of the structure alone: the same bits in any company and with any number of
- *          blocks.
+ * Measured (H200, 128 features, 3 interactions) 9 atoms 75 us, 15 copies 81, 16 and 17 copies 106, 18 to 30 copies 120 to
+ *          124, 12 atoms 91, 21 atoms 165.
+ * Order    fixed (molecule_*.cuh), and of the structure alone with eight and with four blocks, which give the same
+ *          bits; six add up other parts of the columns, so that 16 molecules may differ from one in the last bits.
  */
-#include "molecule_results.cuh"
+#include "molecule_layout.cuh"
 #include "molecule_reverse.cuh"
-
-#include "memory.cuh"
 
 #include <stdlib.h>
 #include <string.h>
@@ -34,11 +32,11 @@ namespace mlff
 
 using namespace molecule;
 
-/* Clusters that run at the same time take a time of about (rows + START) each; a cluster of four takes SLOWER times that
- * of one of eight. What would last longer than MOST_TIME is faster on the general path, which fills the machine with all
- * structures at once. H200, 128 features, us, here and there: 9 atoms 84 and 218, 30 copies 141 and 238, 45 copies 243
- * and 247, 90 copies 392 and 276; 16 atoms, 30 copies 231 and 248; 21 atoms 166 and 234, 30 copies 331 and 261; 32 atoms
- * 240 and 233. */
+/* Clusters that run at the same time take a time of about (rows + START) each; clusters of six and four blocks so many
+ * times that of one of eight (H200, 9 atoms: 1.35 and 1.6). What would last longer than MOST_TIME is faster on the general
+ * path, which fills the machine with all structures at once. H200, 128 features, us, here (2026-11-21, a tenth less
+ * since) and there: 9 atoms 84 and 218, 30 copies 141 and 238, 45 copies 243 and 247, 90 copies 392 and 276; 16 atoms, 30
+ * copies 231 and 248; 21 atoms 166 and 234, 30 copies 331 and 261; 32 atoms 240 and 233. */
 constexpr double START = 8, MOST_TIME = 48, SIX_SLOWER = 1.35, FOUR_SLOWER = 1.5;
 constexpr int MOST_STRUCTURES = 1024;
 
@@ -133,18 +131,6 @@ __global__ void __cluster_dims__(BLOCKS, 1, 1) __launch_bounds__(THREADS, 1)
     results(b, structure);
 }
 
-/* As pairs_fit. */
-static int in_pairs(const widths &w)
-{
-    return w.F == PAIRED_FEATURES && w.H % (8 * PARTS) == 0;
-}
-
-/* Whether code runs that knows that everything is in shared memory. */
-static int all_shared(const widths &w, int shared_layers, int shared_tables)
-{
-    return in_pairs(w) && shared_layers == w.L && shared_tables;
-}
-
 /* 128 features are worth code of their own, and so is memory that is known to be shared; four blocks have no other. */
 static const void *function_of(const widths &w, int shared_layers, int shared_tables)
 {
@@ -156,94 +142,6 @@ static const void *function_of(const widths &w, int shared_layers, int shared_ta
 }
 
 /* ------------------------------------------------------------------------------------------------- plan */
-
-static int larger(int x, int y)
-{
-    return x > y ? x : y;
-}
-
-template <typename R> static widths widths_of(const weights<R> &w, int blocks)
-{
-    widths y = {};
-    y.F = w.F, y.K = w.K, y.H = w.H, y.L = w.L, y.n_elements = w.n_elements;
-    y.blocks = blocks;
-    y.own = blocks == 6 ? OWN_OF_SIX : w.F / blocks;
-    y.own_readout = w.H / (blocks == 6 ? 4 : blocks); /* none for the last two of six */
-    y.functions = w.K + 1, y.paired = (y.functions + 1) / 2 * 2;
-    y.table = stride_of(y.functions);
-    y.short_range = w.short_range != NULL;
-    /* as many elements as fit beside v of all columns: no more memory for them */
-    y.slots = 1;
-    while (y.slots < MOST_SLOTS && y.slots < w.n_elements && (y.slots + 1) * y.paired <= MOST_INPUTS &&
-           4 * stride_of((y.slots + 1) * y.paired) <= 3 * stride_of(w.F))
-        y.slots++;
-    y.coefficient = stride_of(y.slots * y.paired);
-    return y;
-}
-
-static int part_floats(const widths &w, int n)
-{
-    const int chunk = chunk_of(w.blocks);
-    const auto floats = [](int rows, int most, int columns) {
-        return (rows < most ? rows : most) * parts_stride(stride_of(columns));
-    };
-    return larger(larger(floats(3 * n, chunk, 2 * w.own), floats(n, CHUNK_WIDE, 3 * w.own)),
-                  floats(n, chunk, w.own_readout));
-}
-
-/* Places in a block's memory, for structures of up to n rows and E candidates. */
-static layout make_layout(const widths &w, int n, int E, int shared_layers, int shared_tables)
-{
-    layout at = {};
-    int next = 0;
-    const auto take = [&](int floats) {
-        const int place = next;
-        next += (floats + 3) / 4 * 4;
-        return place;
-    };
-    at.rows = n, at.slots = E, at.shared_layers = shared_layers, at.shared_tables = shared_tables;
-    at.row_sums = take(2 * n * ROW_VALUES);
-    at.energy = take(2 * n * parts_of_block(w.blocks));
-    at.energy_terms = take(n * w.own_readout);
-    at.position = take(6 * n);
-    at.edges = take(4 * E);
-    at.distance = take(w.short_range ? E : 0);
-    at.edge_adj = take(4 * E * parts_of_block(w.blocks));
-    at.edge_rows = take(E);
-    at.row_first = take(n + 1), at.row_count = take(n), at.row_element = take(n), at.row_slot = take(n);
-    at.row_tiles = take(n + 1), at.edge_tiles = take(most_tiles(n, E));
-    at.n_elements = take(1), at.slot_element = take(n);
-    at.arrivals = take(4);
-    at.bad = take(2), at.close = take(2);
-    at.exchange_size = larger(larger(3 * n * stride_of(w.F), n * stride_of(2 * w.F)),
-                              larger(4 * n * w.coefficient, results_floats(n, E, w.blocks)));
-    at.exchange_size = larger(at.exchange_size, 3 * n * w.blocks * w.own);
-    for (int q = 0; q < 2; q++) at.exchange[q] = take(at.exchange_size);
-    at.part = take(larger(part_floats(w, n), most_tiles(n, E) * MOST_KINDS * w.own));
-    at.operand =
-        take(larger(larger(n * stride_of(3 * w.own), 3 * n * stride_of(2 * w.own)), n * stride_of(w.own_readout)));
-    at.adj = take(n * stride_of(4 * w.own)); /* begins when the state has ended */
-    at.s = at.adj, at.v = at.s + n * w.own;
-    at.biases = take(w.L * BIASES * w.own + 2 * w.own_readout);
-    const int filter_numbers = all_shared(w, shared_layers, shared_tables) ? 2 : 1;
-    at.filter = take((w.functions + 7) / 8 * 3 * parts_of_block(w.blocks) * filter_numbers * FILTER_FLOATS);
-    at.layer_size = (n * (stride_of(5 * w.own) + 14 * w.own) + 3) / 4 * 4;
-    at.tables = take(shared_tables ? 2 * E * w.table : 0);
-    at.layers = take(shared_layers * at.layer_size);
-    at.floats = next;
-    return at;
-}
-
-/* What lies in shared memory: everything if it fits, else fewer layers, else no tables either. 0: it does not fit. */
-static int choose_layout(const widths &w, int n, int E, size_t most_bytes, layout *at)
-{
-    for (int tables = 1; tables >= 0; tables--)
-        for (int layers = w.L; layers >= 0; layers--) {
-            *at = make_layout(w, n, E, layers, tables);
-            if ((size_t)at->floats * sizeof(float) <= most_bytes) return 1;
-        }
-    return 0;
-}
 
 /* Most rows and candidates of a structure; 0 where one is too large. `first` as in the graph. */
 static int measure(const mlff_graph *g, const int64_t *first, int32_t *rows, int32_t *slots)
@@ -258,9 +156,6 @@ static int measure(const mlff_graph *g, const int64_t *first, int32_t *rows, int
     }
     return 1;
 }
-
-/* F and H are padded (packed_weights.h). */
-static_assert(FEATURE_PAD % (2 * PARTS) == 0, "a part of the columns is a whole number of float2");
 
 template <typename T> static int model_suits(const state<T> *s)
 {
@@ -287,11 +182,6 @@ static int clusters_at_a_time(const void *kernel, int blocks, size_t shared_byte
     if (code == cudaSuccess) return n;
     cudaGetLastError(); /* the general path does without */
     return 0;
-}
-
-static size_t bytes_of(const layout &at)
-{
-    return (size_t)at.floats * sizeof(float);
 }
 
 /* The same, which is asked again only where memory has changed. */

@@ -77,6 +77,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--commit", help="of the checkout, where git is not at hand")
     parser.add_argument("--cuda-version", help="that mlff was built with (default: nvcc's on the path)")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results", metavar="FOLDER")
+    parser.add_argument(
+        "--keep", action="store_true", help="keep what is not measured now of the output folder's compare.json, marked"
+    )
     parser.add_argument("--draw", type=Path, metavar="FOLDER", help="only table and pictures, from FOLDER/compare.json")
     options = parser.parse_args()
     options.sections = options.sections.split(",")
@@ -110,6 +113,16 @@ def random_model(folder: str) -> str:
     path = Path(folder) / "random.safetensors"
     to_model_file(model, model.state_dict(), "random weights", "MIT", {}).write(path)
     return str(path)
+
+
+def keep(results: dict, before: dict, measured: list[str]) -> None:
+    """Sections that an earlier run measured and this one does not, into `results`; `earlier` says which run."""
+    told = ("date", "commit", "gpu", "cpu", "driver", "mlff_cuda", "torch")
+    run = {name: before["machine"][name] for name in told if name in before["machine"]}
+    for section in SECTIONS:
+        if section not in measured and section in before:
+            results[section] = before[section]
+            results.setdefault("earlier", {})[section] = before.get("earlier", {}).get(section, run)
 
 
 def output_of(*command: str) -> str:
@@ -336,6 +349,8 @@ def main() -> int:
             print(error, file=sys.stderr)
             return 1
         results = comparison.results
+        if options.keep and (options.output / "compare.json").exists():
+            keep(results, json.loads((options.output / "compare.json").read_text()), options.sections)
         for section in SECTIONS:
             if section in options.sections:
                 print(f"--- {section}, after {time.perf_counter() - begin:.0f} s", flush=True)

@@ -287,9 +287,18 @@ def head(results: dict) -> str:
         f"PaiNN of {model['features']} features, {model['interactions']} interactions, {model['radial_functions']} "
         f"radial functions, {model['cutoff']:g} A ({model['file']}). Energy + forces + virial. Made by "
         f"`python benchmarks/compare` in {results['wall_s']:.0f} s; every figure: compare.json.\n\n"
-        + "".join(f"* {note}\n" for note in results["notes"])
+        + "".join(f"* {note}\n" for note in results["notes"] + earlier(results))
         + "\n"
     )
+
+
+def earlier(results: dict) -> list[str]:
+    """Which sections other runs measured."""
+    runs = {}
+    for section, run in results.get("earlier", {}).items():
+        where = f"{run.get('gpu') or run.get('cpu')}" + (f", driver {run['driver']}" if "driver" in run else "")
+        runs.setdefault(f"{run['date']}, commit {run['commit'][:12]}, {where}", []).append(section)
+    return [f"{', '.join(sections)}: of an earlier run, {run}" for run, sections in runs.items()]
 
 
 def write(results: dict, folder: Path) -> None:

@@ -78,3 +78,20 @@ def test_table_and_pictures_are_written(folder):
     for name in ("speed", "batches"):
         assert (folder / f"{name}.png").stat().st_size > 5000
     assert not (folder / "layers.png").exists()
+
+
+def test_kept_sections_say_which_run_measured_them(folder, library, tmp_path):
+    before = json.loads((folder / "compare.json").read_text())
+    before["machine"] |= {"date": "2020-02-02", "commit": "0123456789abcdef"}
+    (tmp_path / "compare.json").write_text(json.dumps(before))
+    options = "--keep --device cpu --sections batches --batches 2 --seconds 0.01 --threads 1 --no-compile --output"
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), *options.split(), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "MLFF_LIBRARY": str(library)},
+    )
+    assert done.returncode == 0, done.stderr
+    now = json.loads((tmp_path / "compare.json").read_text())
+    assert now["sizes"] == before["sizes"] and list(now["earlier"]) == ["sizes"]
+    assert "* sizes: of an earlier run, 2020-02-02, commit 0123456789ab" in (tmp_path / "compare.md").read_text()
