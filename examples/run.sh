@@ -30,6 +30,7 @@ and ends with a short report and a picture. Everything it writes goes to build/e
   --ranks N        MPI ranks (default 1)
   --threads N      OpenMP threads of each rank (default: cores / ranks)
   --precision P    double, single or, on a GPU, mixed (default: the example's own)
+  --neigh WHERE    neighbours found by LAMMPS on the host, or by the library on the device: host or device (default host)
   --model FILE     another model file for the same input
   --data FILE      compare-silicon: the mlearn Si set, whose test frames the forces are held against
   --quick          compare-silicon: a few steps of everything
@@ -42,7 +43,7 @@ whole_number() {
     [[ $2 =~ ^[1-9][0-9]{0,8}$ ]] || die "$1 '$2': expected a whole number above 0"
 }
 
-example='' steps='' replicate='' ranks='' threads='' precision='' model='' data='' quick='' set_up_only=''
+example='' steps='' replicate='' ranks='' threads='' precision='' neigh='' model='' data='' quick='' set_up_only=''
 while [ $# -gt 0 ]; do
     case $1 in
     -h | --help)
@@ -57,6 +58,11 @@ while [ $# -gt 0 ]; do
     --precision)
         precision=${2:-}
         [[ $precision =~ ^(double|single|mixed)$ ]] || die "--precision '$precision': expected double, single or mixed"
+        shift
+        ;;
+    --neigh)
+        neigh=${2:-}
+        [[ $neigh =~ ^(host|device)$ ]] || die "--neigh '$neigh': expected host or device"
         shift
         ;;
     --model)
@@ -87,7 +93,8 @@ is_example "$example" || die "no example '$example'; there are: $(list_examples)
 own_runner=$examples/$example/run.py
 if [ -f "$own_runner" ]; then
     [ "$precision" != mixed ] || die "--precision mixed is not for $example; it takes double and single"
-    [ -z "$steps$ranks$threads" ] || die "$example runs LAMMPS many times and sets steps, ranks and threads itself"
+    [ -z "$steps$ranks$threads$neigh" ] ||
+        die "$example runs LAMMPS many times and sets steps, ranks, threads and neigh itself"
     model=${model:-$examples/${example#compare-}/${example#compare-}.safetensors}
 else
     [ -z "$data$quick" ] || die "--data and --quick are not for $example; see ./examples/run.sh --help"
@@ -119,6 +126,7 @@ variables=(-var model "$model" -var plugin "$(mlff plugin)" -var folder "$exampl
 [ -z "$replicate" ] || variables+=(-var replicate "$replicate")
 [ -z "$steps" ] || variables+=(-var steps "$steps")
 [ -z "$precision" ] || variables+=(-var precision "$precision")
+[ -z "$neigh" ] || variables+=(-var neigh "$neigh")
 run=(mpiexec -n "$ranks" "${lammps[0]}" -in "$examples/$example/in.$example" -log "$output/log.lammps" "${variables[@]}")
 
 cd "$output"

@@ -35,8 +35,9 @@ def test_silicon_keeps_its_energy(report):
     assert abs(float(said["drift"].split()[1])) < 100  # meV/atom/ns of 0.1 ps
 
 
-def test_water_stays_water_and_has_a_radial_distribution(report):
-    said = report("water", settle=200, steps=100)
+@pytest.mark.parametrize("neigh", ["host", "device"])
+def test_water_stays_water_and_has_a_radial_distribution(report, neigh):
+    said = report("water", settle=200, steps=100, neigh=neigh)
     assert "as in the reference log" in said["start"] and "NOT" not in said["start"]
     assert "first peak" in said["O-O"] and "192 atoms" in said["speed"]
 

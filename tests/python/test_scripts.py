@@ -19,6 +19,7 @@ def run(*command) -> subprocess.CompletedProcess:
     (["silicon", "--ranks"], "--ranks '': expected a whole number above 0"),
     (["compare-silicon", "--precision", "mixed"], "--precision mixed is not for compare-silicon; it takes double"),
     (["silicon", "--precision", "half"], "--precision 'half': expected double, single or mixed"),
+    (["water", "--neigh", "somewhere"], "--neigh 'somewhere': expected host or device"),
     (["silicon", "--model", "/nowhere.safetensors"], "--model '/nowhere.safetensors': no such file"),
     (["silicon", "--replicate", "2"], "--replicate is for water and organic, not for silicon"),
     (["water", "--replicate", "many"], "--replicate 'many': expected a whole number above 0"),
