@@ -24,7 +24,7 @@ namespace molecule
  */
 template <typename B> __device__ inline int filter_place(int step, int part, int group, int lane)
 {
-    return ((step * 3 + part) * B::EACH + group) * B::FILTER_NUMBERS * FILTER_FLOATS + 4 * lane;
+    return ((step * 3 + part) * B::FILTER_BLOCKS + group * B::FILTER_NUMBERS) * FILTER_FLOATS + 4 * lane;
 }
 
 /* Of columns, for a warp: 16 where they are known to the compiler, the last ones of six blocks but 8. */
@@ -55,9 +55,10 @@ template <typename B> __device__ inline void load_filter(const B &b, int l)
 #pragma unroll 1
         for (int q = threadIdx.x; q < b.features().columns / 8 * of_eight; q += THREADS) {
             const int eight = q / of_eight, at = q - eight * of_eight, lane = eight % 2 * 16 + at % 16;
-            copy_16_async(to + filter_place<B>(0, at / (16 * NUMBERS), eight / 2, lane) +
-                              at / 16 % NUMBERS * FILTER_FLOATS,
-                          from + q, true);
+            float *place =
+                to + filter_place<B>(0, at / (16 * NUMBERS), eight / 2, lane) + at / 16 % NUMBERS * FILTER_FLOATS;
+            copy_16_async(place, from + q, true);
+            if (!B::EVEN && eight == 2) copy_16_async(place + NUMBERS * FILTER_FLOATS + 64, from + q, true);
         }
     } else {
         const int pairs = 3 * own / 2;
@@ -103,24 +104,14 @@ __device__ inline split_inputs two_numbers(const float4 &hi, const float4 &lo)
             {__float_as_uint(lo.x), __float_as_uint(lo.y), __float_as_uint(lo.z), __float_as_uint(lo.w)}};
 }
 
-/* Zeros in the lanes that another tile of a pair has. */
-__device__ inline split_inputs only_if(bool mine, const split_inputs &x)
-{
-    split_inputs y;
-#pragma unroll
-    for (int q = 0; q < 4; q++) y.hi[q] = mine ? x.hi[q] : 0, y.lo[q] = mine ? x.lo[q] : 0;
-    return y;
-}
-
 /* W[table][part] of a tile's edges and a group's columns, as a lane has them: column 2g of edges t and t + 4, then 2g +
  * 1; from phi, and from dphi for the second table. Edges that the tile does not have, and columns, are 0. */
 template <int TABLES, typename B>
 __device__ inline void make_filters(const B &b, const message_task &task, float (&W)[TABLES][3][4])
 {
     const auto &a = b.a;
-    const int lane = threadIdx.x % 32;
-    const int place = filter_place<B>(0, 0, task.group, task.is_pair ? lane % 16 : lane);
-    const float4 *weights = (const float4 *)(b.floats(a.at.filter) + place);
+    const float4 *weights =
+        (const float4 *)(b.floats(a.at.filter) + filter_place<B>(0, 0, task.group, threadIdx.x % 32));
     __syncwarp(); /* the units want all lanes together */
 #pragma unroll
     for (int q = 0; q < TABLES * 12; q++) W[q / 12][q / 4 % 3][q % 4] = 0;
@@ -139,11 +130,12 @@ __device__ inline void make_filters(const B &b, const message_task &task, float 
                 for (int table = 0; table < TABLES; table++) multiply(W[table][part], columns, functions[table]);
                 continue;
             }
-            const split_inputs first = only_if(lane < 16, columns), second = only_if(lane >= 16, columns);
+            constexpr int SECOND = B::FILTER_NUMBERS * FILTER_FLOATS / 4;
+            const split_inputs second = two_numbers(of_part[SECOND], of_part[SECOND + FILTER_FLOATS / 4]);
 #pragma unroll
             for (int table = 0; table < TABLES; table++) {
                 float product[4] = {0, 0, 0, 0};
-                multiply_in_units(product, first, functions[table]);
+                multiply_in_units(product, columns, functions[table]);
                 multiply_in_units(product, second, of_second[table]); /* zeros in the other's lanes */
 #pragma unroll
                 for (int q = 0; q < 4; q++) W[table][part][q] += product[q];
