@@ -84,8 +84,11 @@ def report(runs: list[Run], banner: str) -> str:
 def main() -> int:
     arguments = log_and_picture(__doc__)
     runs, banner = read_runs(arguments.log)
-    if len(runs) < 3 or runs[-1].ensemble != "NVE" or len(runs[-1].rows) < 3:
+    if len(runs) < 3 or runs[-1].ensemble != "NVE":
         sys.exit(f"report: {arguments.log}: {len(runs)} finished runs, expected three: minimisation, settling, NVE")
+    if len(runs[-1].rows) < 3:
+        sys.exit(f"report: {arguments.log}: {len(runs[-1].rows)} lines of thermo output in the last run, "
+                 "expected three or more: run it for more --steps")
     draw(runs, arguments.picture)
     print(report(runs, banner))
     return 0
