@@ -35,6 +35,11 @@ def test_silicon_keeps_its_energy(report):
     assert abs(float(said["drift"].split()[1])) < 100  # meV/atom/ns of 0.1 ps
 
 
+def test_silicon_may_be_larger(report):
+    said = report("silicon", replicate=2, settle=10, steps=20)
+    assert "20 steps" in said["NVE"] and "4096 atoms" in said["speed"]
+
+
 @pytest.mark.parametrize("neigh", ["host", "device"])
 def test_water_stays_water_and_has_a_radial_distribution(report, neigh):
     said = report("water", settle=200, steps=100, neigh=neigh)

@@ -21,7 +21,7 @@ def run(*command) -> subprocess.CompletedProcess:
     (["silicon", "--precision", "half"], "--precision 'half': expected double, single or mixed"),
     (["water", "--neigh", "somewhere"], "--neigh 'somewhere': expected host or device"),
     (["silicon", "--model", "/nowhere.safetensors"], "--model '/nowhere.safetensors': no such file"),
-    (["silicon", "--replicate", "2"], "--replicate is for water and organic, not for silicon"),
+    (["compare-silicon", "--replicate", "2"], "compare-silicon runs LAMMPS many times and sets steps, replicate"),
     (["water", "--replicate", "many"], "--replicate 'many': expected a whole number above 0"),
     (["silicon", "--quick"], "--data and --quick are not for silicon"),
     (["compare-silicon", "--data", "/nowhere.extxyz"], "--data '/nowhere.extxyz': no such file"),
