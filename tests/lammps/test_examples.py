@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-pytest.importorskip("matplotlib", reason="matplotlib is not installed (pip install 'mlff[train]')")
+pytest.importorskip("matplotlib", reason="matplotlib is not installed (pip install '.[train]')")
 
 EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples"
 

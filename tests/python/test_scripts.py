@@ -101,9 +101,9 @@ def test_pytest_cases_are_counted(tmp_path):
 
 def test_a_file_that_is_skipped_as_a_whole_says_why(tmp_path):
     xml = ('<testcase classname="m" name="a"/><testcase classname="" name="m.f"><skipped message="collection skipped">'
-           '(\'/f.py\', 7, "Skipped: no torch (pip install \'mlff[train]\')")</skipped></testcase>')
+           '(\'/f.py\', 7, "Skipped: no torch (pip install \'.[train]\')")</skipped></testcase>')
     result = totals(tmp_path, 0, xml)
-    assert "m.f: no torch (pip install 'mlff[train]')\n" in result.stdout
+    assert "m.f: no torch (pip install '.[train]')\n" in result.stdout
     assert result.stdout.splitlines()[-1] == "1 passed, 0 failed, 1 skipped"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("ase", reason="ASE is not installed (pip install 'mlff[ase]')")
+pytest.importorskip("ase", reason="ASE is not installed (pip install '.[ase]')")
 
 from ase import Atoms  # noqa: E402
 from ase.io import read  # noqa: E402
