@@ -349,8 +349,9 @@ static mlff_status launch(const state<T> *s, char *results, char *atom_virials, 
             cudaMemcpyAsync(s->x, s->host, (size_t)s->n_all * 3 * sizeof(double), cudaMemcpyHostToDevice, s->stream));
     const void *kernel = function_of(a.w, s->molecules.shared_layers, s->molecules.shared_tables);
     void *parameters[] = {&a};
-    CUDA_TRY(cudaLaunchKernel(kernel, dim3((unsigned)(s->n_chunks * a.w.blocks)), dim3(THREADS), parameters,
-                              s->molecules.shared_bytes, s->stream));
+    cudaLaunchKernel(kernel, dim3((unsigned)(s->n_chunks * a.w.blocks)), dim3(THREADS), parameters,
+                     s->molecules.shared_bytes, s->stream);
+    CUDA_TRY_LAUNCH("molecules");
     return MLFF_OK;
 }
 
@@ -380,9 +381,10 @@ template <typename T> void molecules_mark(const state<T> *s, char *results)
     close_record *close = on_host(s->close);
     *close = {};
     for (int32_t c = 0; c < s->n_chunks; c++) {
-        const unsigned long long before = close->count;
-        if (before == 0) *close = of_structures[c]; /* the first structure that has one */
-        if (before > 0) close->count = before + of_structures[c].count;
+        if (close->count == 0)
+            *close = of_structures[c]; /* the first structure that has one */
+        else
+            close->count += of_structures[c].count;
     }
 }
 

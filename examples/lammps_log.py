@@ -106,6 +106,22 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}" + ("" if number == 1 else "s")
 
 
+def finish_panels(panels, nve: Run, of_total: str, picture: str) -> None:
+    """Labels temperature, energies (meV/atom) and, with `of_total`, the total energy, one above the other over time in
+    ps; marks where NVE begins, and saves."""
+    top, middle, bottom = panels
+    for axes in panels:
+        axes.axvline(nve.time[0], color="grey", linewidth=0.8, linestyle=":")
+        axes.grid(alpha=0.3)
+    top.text(nve.time[0], 0.02, " NVE from here", transform=top.get_xaxis_transform(), color="grey")
+    top.set_ylabel("temperature (K)")
+    middle.set_ylabel("energy (meV/atom)")
+    middle.legend(loc="best")
+    bottom.set_ylabel(of_total)
+    bottom.set_xlabel("time (ps)")
+    top.figure.savefig(picture, dpi=130)
+
+
 def log_and_picture(documentation: str) -> argparse.Namespace:
     """The arguments of a report, `log` and `picture`; its first line says what it is."""
     parser = argparse.ArgumentParser(description=documentation.splitlines()[0])

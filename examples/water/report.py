@@ -105,8 +105,11 @@ def report(log: str, runs: list[Run], banner: str, distribution, data: dict) -> 
 def main() -> int:
     arguments = log_and_picture(__doc__)
     runs, banner = read_runs(arguments.log)
-    if len(runs) < 3 or len(runs[-1].rows) < 3:
+    if len(runs) < 3:
         sys.exit(f"report: {arguments.log}: {len(runs)} finished runs, expected three: minimisation, settling, NVT")
+    if len(runs[-1].rows) < 3:
+        sys.exit(f"report: {arguments.log}: {len(runs[-1].rows)} lines of thermo output in the last run, "
+                 "expected three or more: run it for more --steps")
     distribution = read_distribution(Path(arguments.log).with_name("rdf.txt"))
     data = json.loads(REFERENCE_DISTRIBUTION.read_text())
     draw(runs, distribution, data, arguments.picture)

@@ -9,7 +9,7 @@ from conftest import FIXTURES, ROOT
 
 import systems
 
-pytest.importorskip("ase", reason="ASE is not installed (pip install 'mlff[ase]')")
+pytest.importorskip("ase", reason="ASE is not installed (pip install '.[ase]')")
 
 # the installed package if there is one; else this checkout's, whose library MLFF_LIBRARY names
 if importlib.util.find_spec("mlff") is None:

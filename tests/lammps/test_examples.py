@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-pytest.importorskip("matplotlib", reason="matplotlib is not installed (pip install 'mlff[train]')")
+pytest.importorskip("matplotlib", reason="matplotlib is not installed (pip install '.[train]')")
 
 EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples"
 
@@ -33,6 +33,11 @@ def test_silicon_keeps_its_energy(report):
     said = report("silicon", steps=100)
     assert "100 steps" in said["NVE"] and "512 atoms" in said["speed"]
     assert abs(float(said["drift"].split()[1])) < 100  # meV/atom/ns of 0.1 ps
+
+
+def test_silicon_may_be_larger(report):
+    said = report("silicon", replicate=2, settle=10, steps=20)
+    assert "20 steps" in said["NVE"] and "4096 atoms" in said["speed"]
 
 
 @pytest.mark.parametrize("neigh", ["host", "device"])

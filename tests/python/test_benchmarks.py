@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("torch", reason="PyTorch is not installed (pip install 'mlff[train]')")
+pytest.importorskip("torch", reason="PyTorch is not installed (pip install '.[train]')")
 
 PROGRAM = Path(__file__).resolve().parents[2] / "benchmarks" / "compare"
 SIZES = {9: 1, 27: 1}  # ethanol; a periodic box shorter than the cutoff's diameter

@@ -185,7 +185,7 @@ for command in ["eval", {model!r}, "frames.extxyz"], ["zbl", {model!r}, "--dista
     assert main(command) == 1
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert "mlff.Calculator needs the package ase" in done.stdout and "pip install 'mlff[ase]'" in done.stdout
+    assert "mlff.Calculator needs the package ase" in done.stdout and "pip install '.[ase]'" in done.stdout
     assert done.returncode == 0 and done.stderr.count("\n") == 2, done.stderr
     first, second = done.stderr.splitlines()
     assert first.startswith("mlff: reading and writing structures needs the package ase")

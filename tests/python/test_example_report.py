@@ -58,11 +58,11 @@ def test_the_picture_is_a_png(tmp_path):
 
 @pytest.mark.parametrize("text, said", [
     (log_text(0, ensemble="langevin"), "no finished NVE run"),
-    (log_text(0).partition("Loop time of 3.0")[0], "no finished NVE run"),
+    (log_text(0).partition("Loop time of 3.0")[0], "no finished NVE run at the end; runs found: 1 finished, the last"),
     (log_text(0).replace("units metal", "units lj"), "units lj, expected metal or real"),
     (log_text(0).partition("Loop time of 3.0")[0] + "ERROR: Lost atoms\n", "LAMMPS stopped: ERROR: Lost atoms"),
     (log_text(0).replace("TotEng", "Etotal"), "no column TotEng, found"),
-    ("", "no finished NVE run"),
+    ("", "no finished NVE run at the end; runs found: none that was finished"),
 ])
 def test_a_log_that_cannot_be_reported_on_is_refused(tmp_path, text, said):
     result = run_report(tmp_path, text)

@@ -124,7 +124,7 @@ def test_a_model_file_labels(run, library, fixtures, tmp_path):
 
 
 def test_gfn2_xtb_labels(run, tmp_path):
-    pytest.importorskip("tblite.ase", reason="tblite is not installed (pip install 'mlff[label]')")
+    pytest.importorskip("tblite.ase", reason="tblite is not installed (pip install '.[label]')")
     methane = molecule("CH4")
     methane.rattle(0.05, seed=1)
     broken = Atoms("H2", [[0, 0, 0], [0, 0, 0]])

@@ -170,5 +170,5 @@ def test_library_reads_what_python_writes(library):
 
 
 def test_the_table_of_elements_is_ases():
-    data = pytest.importorskip("ase.data", reason="ASE is not installed (pip install 'mlff[ase]')")
+    data = pytest.importorskip("ase.data", reason="ASE is not installed (pip install '.[ase]')")
     assert list(CHEMICAL_SYMBOLS) == data.chemical_symbols and ATOMIC_NUMBERS == data.atomic_numbers

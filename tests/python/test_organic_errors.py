@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("ase", reason="ASE is not installed (pip install 'mlff[ase]')")
+pytest.importorskip("ase", reason="ASE is not installed (pip install '.[ase]')")
 
 from ase.build import molecule  # noqa: E402
 from ase.calculators.singlepoint import SinglePointCalculator  # noqa: E402

@@ -97,3 +97,12 @@ def test_a_run_that_did_not_end_is_refused(tmp_path):
     text = log_text()
     result = report(tmp_path, text[:text.index("fix move all nve")])
     assert result.returncode == 1 and "2 finished runs, expected three" in result.stderr
+
+
+def test_a_run_of_too_few_steps_is_refused(tmp_path):
+    before, move, nve = log_text().partition("fix move all nve")
+    lines = nve.splitlines(keepends=True)
+    table = [number for number, line in enumerate(lines) if "".join(line.split()[:1]).isdecimal()]
+    result = report(tmp_path, before + move + "".join(lines[:table[0] + 2] + lines[table[-1] + 1:]))
+    assert result.returncode == 1
+    assert "2 lines of thermo output in the last run, expected three or more" in result.stderr

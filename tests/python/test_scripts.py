@@ -21,7 +21,7 @@ def run(*command) -> subprocess.CompletedProcess:
     (["silicon", "--precision", "half"], "--precision 'half': expected double, single or mixed"),
     (["water", "--neigh", "somewhere"], "--neigh 'somewhere': expected host or device"),
     (["silicon", "--model", "/nowhere.safetensors"], "--model '/nowhere.safetensors': no such file"),
-    (["silicon", "--replicate", "2"], "--replicate is for water and organic, not for silicon"),
+    (["compare-silicon", "--replicate", "2"], "compare-silicon runs LAMMPS many times and sets steps, replicate"),
     (["water", "--replicate", "many"], "--replicate 'many': expected a whole number above 0"),
     (["silicon", "--quick"], "--data and --quick are not for silicon"),
     (["compare-silicon", "--data", "/nowhere.extxyz"], "--data '/nowhere.extxyz': no such file"),
@@ -101,9 +101,9 @@ def test_pytest_cases_are_counted(tmp_path):
 
 def test_a_file_that_is_skipped_as_a_whole_says_why(tmp_path):
     xml = ('<testcase classname="m" name="a"/><testcase classname="" name="m.f"><skipped message="collection skipped">'
-           '(\'/f.py\', 7, "Skipped: no torch (pip install \'mlff[train]\')")</skipped></testcase>')
+           '(\'/f.py\', 7, "Skipped: no torch (pip install \'.[train]\')")</skipped></testcase>')
     result = totals(tmp_path, 0, xml)
-    assert "m.f: no torch (pip install 'mlff[train]')\n" in result.stdout
+    assert "m.f: no torch (pip install '.[train]')\n" in result.stdout
     assert result.stdout.splitlines()[-1] == "1 passed, 0 failed, 1 skipped"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed (pip install 'mlff[train]')")
+torch = pytest.importorskip("torch", reason="PyTorch is not installed (pip install '.[train]')")
 
 from ase import Atoms  # noqa: E402
 from ase.build import bulk  # noqa: E402
@@ -195,6 +195,7 @@ def test_it_stops_early_when_validation_gains_nothing(run, copper, tmp_path):
     state = torch.load(f"{model}.state", weights_only=True)
     best = state["best"]["epoch"]
     assert best == 2 and state["epochs_done"] == best + 3 * 2
+    assert "stopped early, after epoch 8: 3 evaluations without a better one than that of epoch 2" in out
     assert f"epoch {best} of 40" in ModelFile.read(model).info["training"]
     status, _, err = run(*options, "--resume", program=train.main)
     assert status == 0 and torch.load(f"{model}.state", weights_only=True)["epochs_done"] == state["epochs_done"]

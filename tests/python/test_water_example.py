@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("ase", reason="ASE is not installed (pip install 'mlff[ase]')")
+pytest.importorskip("ase", reason="ASE is not installed (pip install '.[ase]')")
 
 from ase import Atoms  # noqa: E402
 from ase.io import read  # noqa: E402
@@ -136,6 +136,8 @@ def test_the_start_is_held_against_the_reference_log_of_the_same_model(tmp_path,
 
 @pytest.mark.parametrize("log, table, said", [
     (log_text().partition("fix h all")[0], None, "2 finished runs, expected three"),
+    ("".join(line for line in log_text().splitlines(True) if not line.startswith(("150 ", "200 ", "250 "))), None,
+     "2 lines of thermo output in the last run, expected three or more"),
     (log_text(), "# a\n# b\n# c\n300 124\n1 0.1 1.0 0\n", "1 rows, expected a line with step and number of rows"),
 ])
 def test_a_run_that_cannot_be_reported_on_is_refused(tmp_path, log, table, said):

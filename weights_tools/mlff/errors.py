@@ -40,7 +40,7 @@ def require(module: str, what: str, extra: str) -> None:
     except ImportError as error:
         found = "is not installed" if find_spec(module.partition(".")[0]) is None else f"cannot be imported ({error})"
         raise MissingDependencyError(
-            f"{what} needs the package {module}, which {found}; pip install 'mlff[{extra}]' brings it"
+            f"{what} needs the package {module}, which {found}; pip install '.[{extra}]' in mlff's checkout brings it"
         ) from None
 
 

@@ -84,7 +84,8 @@ def read_atoms(path: str) -> Iterator[ase.Atoms]:
                 yield atoms
     except Exception as error:  # ASE's readers raise whatever their parsing trips over
         where = f"after frame {number}" if number >= 0 else "in the first frame"
-        raise MlffError(f"{path}: cannot be read {where}: {type(error).__name__}: {error}") from None
+        raise MlffError(f"{path}: cannot be read {where}: {type(error).__name__}: {error}; expected extended XYZ, or "
+                        "another format of ASE's that the name's ending tells") from None
     if number < 0:
         raise MlffError(f"{path}: no frames in it; expected extended XYZ or another format that ASE reads")
 

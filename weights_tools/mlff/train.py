@@ -305,7 +305,9 @@ def train(args) -> int:
     progress.bar.close()
     if not done:
         print(f"interrupted after epoch {trainer.epochs_done}; --resume goes on from {state_path}", flush=True)
-
+    elif not trainer.finished():
+        print(f"stopped early, after epoch {trainer.epochs_done}: {args.patience} evaluations without a better one than "
+              f"that of epoch {trainer.best['epoch']}, whose weights are kept", flush=True)
     if trainer.best["state"] is None:  # interrupted before the first evaluation
         trainer.consider(-trainer.epochs_done)
     sets["test"] = graphs(test)

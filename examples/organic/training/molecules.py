@@ -314,7 +314,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse_arguments(arguments)
     if missing := [name for name in ("ase", "rdkit", "tblite", "tqdm") if importlib.util.find_spec(name) is None]:
         sys.exit(f"molecules: {', '.join(missing)} not installed, expected ase, rdkit, tblite and tqdm "
-                 "(pip install 'mlff[train,label]' rdkit)")
+                 "(pip install '.[train,label]' rdkit)")
     os.environ["OMP_NUM_THREADS"] = "1"  # of tblite, here and in the workers: molecules are too small for more
     from tqdm import tqdm
 
