@@ -69,6 +69,32 @@ __device__ inline void multiply_in_units(float (&product)[4], const split_inputs
     mma_tf32(product, x.hi, w.hi);
 }
 
+/* products[i] += x[i] w[i] of 8 inputs, as multiply_in_units: one kind of product of all i after the other, since each
+ * waits 30 cycles for the one before it. The barrier keeps the compiler from splitting the numbers of one i behind the
+ * products of the last, which saves it registers. */
+template <int N>
+__device__ inline void multiply_together(float (&products)[N][4], const split_inputs (&x)[N],
+                                         const split_weights (&w)[N])
+{
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < N; i++) mma_tf32(products[i], x[i].lo, w[i].hi);
+#pragma unroll
+    for (int i = 0; i < N; i++) mma_tf32(products[i], x[i].hi, w[i].lo);
+#pragma unroll
+    for (int i = 0; i < N; i++) mma_tf32(products[i], x[i].hi, w[i].hi);
+}
+
+/* The same of one x. */
+template <int N>
+__device__ inline void multiply_together(float (&products)[N][4], const split_inputs &x, const split_weights (&w)[N])
+{
+    split_inputs same[N];
+#pragma unroll
+    for (int i = 0; i < N; i++) same[i] = x;
+    multiply_together(products, same, w);
+}
+
 /* sum += x w of 8 inputs */
 __device__ inline void multiply(float (&sum)[4], const split_inputs &x, const split_weights &w)
 {
@@ -194,16 +220,20 @@ __device__ inline void multiply_gathered(const warp_weights<STEPS, TILES> &w, co
                 const bool valid = FULL || k < inputs;
                 a[q] = split(valid ? two(x0 + k) : zero, valid ? two(x1 + k) : zero);
             }
+            float product[TILES][4] = {};
 #pragma unroll
-            for (int tile = 0; tile < TILES; tile++) {
-                if (tile > 0 && 8 * (group + GROUPS * tile) >= columns) break;
-                float product[4] = {0, 0, 0, 0};
+            for (int q = 0; q < IN_UNITS; q++) {
+                split_weights of_tile[TILES];
 #pragma unroll
-                for (int q = 0; q < IN_UNITS; q++)
-                    multiply_in_units(product, a[q], split(w.b[first + q][tile][0], w.b[first + q][tile][1]));
-#pragma unroll
-                for (int q = 0; q < 4; q++) sum[tile][q] = first == 0 ? product[q] : sum[tile][q] + product[q];
+                for (int tile = 0; tile < TILES; tile++)
+                    of_tile[tile] = split(w.b[first + q][tile][0], w.b[first + q][tile][1]);
+                multiply_together(product, a[q], of_tile);
             }
+#pragma unroll
+            for (int tile = 0; tile < TILES; tile++)
+#pragma unroll
+                for (int q = 0; q < 4; q++)
+                    sum[tile][q] = first == 0 ? product[tile][q] : sum[tile][q] + product[tile][q];
         }
 #pragma unroll
         for (int tile = 0; tile < TILES; tile++) {
@@ -327,7 +357,9 @@ template <int IN_UNITS, int STEPS, typename B>
 __device__ inline void scattered(const B &b, const warp_weights<STEPS, 1> &w, const float *x, int x_stride, int parts,
                                  share of, int rows)
 {
-    constexpr int SUMS = B::EVEN ? B::EACH : 1;
+    constexpr int SUMS = B::EVEN ? B::EACH : 1, GROUPS_OF_STEPS = STEPS / IN_UNITS;
+    constexpr int TOGETHER = GROUPS_OF_STEPS % 3 == 0 ? 3 : GROUPS_OF_STEPS % 2 == 0 ? 2 : 1; /* sums under way */
+    static_assert(STEPS % IN_UNITS == 0, "whole sums of the matrix units");
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, first = threadIdx.x / 32 * 8, own = b.own();
     const int inputs = parts * of.own, steps = of.own / (8 * SUMS); /* steps of a part of the sums, and of x */
     if (first >= b.F()) return;
@@ -339,19 +371,28 @@ __device__ inline void scattered(const B &b, const warp_weights<STEPS, 1> &w, co
         const float *x0 = x + min(r0, rows - 1) * x_stride, *x1 = x + min(r1, rows - 1) * x_stride;
         float sums[SUMS][4] = {};
 #pragma unroll
-        for (int first = 0; first < STEPS; first += IN_UNITS) {
+        for (int first = 0; first < STEPS; first += IN_UNITS * TOGETHER) {
             if (8 * first >= inputs) break;
-            float product[4] = {0, 0, 0, 0};
+            float products[TOGETHER][4] = {};
 #pragma unroll
             for (int q = 0; q < IN_UNITS; q++) {
-                const int step = first + q, k = 8 * step + 2 * t;
-                const float2 zero = make_float2(0, 0);
-                const split_inputs in = split(k < inputs ? two(x0 + k) : zero, k < inputs ? two(x1 + k) : zero);
-                multiply_in_units(product, in, split(w.b[step][0][0], w.b[step][0][1]));
-            }
-            float(&sum)[4] = sums[SUMS == 1 || first / steps % 2 == 0 ? 0 : SUMS - 1];
+                split_inputs in[TOGETHER];
+                split_weights of_step[TOGETHER];
 #pragma unroll
-            for (int q = 0; q < 4; q++) sum[q] += product[q];
+                for (int i = 0; i < TOGETHER; i++) {
+                    const int step = first + i * IN_UNITS + q, k = 8 * step + 2 * t;
+                    const float2 zero = make_float2(0, 0);
+                    in[i] = split(k < inputs ? two(x0 + k) : zero, k < inputs ? two(x1 + k) : zero);
+                    of_step[i] = split(w.b[step][0][0], w.b[step][0][1]);
+                }
+                multiply_together(products, in, of_step);
+            }
+#pragma unroll
+            for (int i = 0; i < TOGETHER; i++) {
+                float(&sum)[4] = sums[SUMS == 1 || (first + i * IN_UNITS) / steps % 2 == 0 ? 0 : SUMS - 1];
+#pragma unroll
+                for (int q = 0; q < 4; q++) sum[q] += products[i][q];
+            }
         }
         float sum[4];
 #pragma unroll

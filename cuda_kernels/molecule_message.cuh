@@ -104,44 +104,72 @@ __device__ inline split_inputs two_numbers(const float4 &hi, const float4 &lo)
             {__float_as_uint(lo.x), __float_as_uint(lo.y), __float_as_uint(lo.z), __float_as_uint(lo.w)}};
 }
 
+/* Columns of 8 functions and a part of the filter; `of_part`: as load_filter left them. */
+template <typename B> __device__ inline split_inputs filter_columns(const float4 *of_part)
+{
+    return B::FILTER_NUMBERS == 2 ? two_numbers(of_part[0], of_part[FILTER_FLOATS / 4]) : split_columns(of_part[0]);
+}
+
+/* W[table][part] += columns[part] functions[table] of 8 functions, as multiply does; one kind of product of all parts and
+ * tables after the other, since each waits for the one before it. */
+template <int TABLES>
+__device__ inline void add_products(float (&W)[TABLES][3][4], const split_inputs (&columns)[3],
+                                    const split_weights (&functions)[TABLES])
+{
+    float product[TABLES][3][4];
+#pragma unroll
+    for (int q = 0; q < TABLES * 12; q++) product[q / 12][q / 4 % 3][q % 4] = 0;
+#pragma unroll
+    for (int q = 0; q < 3 * TABLES; q++)
+        mma_tf32(product[q % TABLES][q / TABLES], columns[q / TABLES].lo, functions[q % TABLES].hi);
+#pragma unroll
+    for (int q = 0; q < 3 * TABLES; q++)
+        mma_tf32(product[q % TABLES][q / TABLES], columns[q / TABLES].hi, functions[q % TABLES].lo);
+#pragma unroll
+    for (int q = 0; q < 3 * TABLES; q++)
+        mma_tf32(product[q % TABLES][q / TABLES], columns[q / TABLES].hi, functions[q % TABLES].hi);
+#pragma unroll
+    for (int q = 0; q < TABLES * 12; q++) W[q / 12][q / 4 % 3][q % 4] += product[q / 12][q / 4 % 3][q % 4];
+}
+
+/* make_filters of a pair of tiles, or of one. No branches among the products: those of the parts, and of a pair's tiles,
+ * are on their way together. */
+template <int TABLES, bool PAIR, typename B>
+__device__ inline void multiply_filters(const B &b, const message_task &task, const float4 *weights,
+                                        float (&W)[TABLES][3][4])
+{
+#pragma unroll 1
+    for (int step = 0; 8 * step < b.a.w.functions; step++) {
+        const float4 *of_step = weights + filter_place<B>(step, 0, 0, 0) / 4;
+#pragma unroll
+        for (int k = 0; k < (PAIR ? 2 : 1); k++) { /* of a pair there are zeros in the other's lanes */
+            split_weights functions[TABLES];
+            split_inputs columns[3];
+            load_functions(b, !PAIR ? task.tile : k == 0 ? task.first : task.second, step, functions);
+#pragma unroll
+            for (int part = 0; part < 3; part++)
+                columns[part] = filter_columns<B>(
+                    of_step + (filter_place<B>(0, part, 0, 0) + k * B::FILTER_NUMBERS * FILTER_FLOATS) / 4);
+            __syncwarp(); /* or the compiler loads one part behind the products of the last */
+            add_products(W, columns, functions);
+        }
+    }
+}
+
 /* W[table][part] of a tile's edges and a group's columns, as a lane has them: column 2g of edges t and t + 4, then 2g +
  * 1; from phi, and from dphi for the second table. Edges that the tile does not have, and columns, are 0. */
 template <int TABLES, typename B>
 __device__ inline void make_filters(const B &b, const message_task &task, float (&W)[TABLES][3][4])
 {
-    const auto &a = b.a;
     const float4 *weights =
-        (const float4 *)(b.floats(a.at.filter) + filter_place<B>(0, 0, task.group, threadIdx.x % 32));
+        (const float4 *)(b.floats(b.a.at.filter) + filter_place<B>(0, 0, task.group, threadIdx.x % 32));
     __syncwarp(); /* the units want all lanes together */
 #pragma unroll
     for (int q = 0; q < TABLES * 12; q++) W[q / 12][q / 4 % 3][q % 4] = 0;
-#pragma unroll 1
-    for (int step = 0; 8 * step < a.w.functions; step++) {
-        split_weights functions[TABLES], of_second[TABLES];
-        load_functions(b, task.is_pair ? task.first : task.tile, step, functions);
-        if (task.is_pair) load_functions(b, task.second, step, of_second);
-#pragma unroll
-        for (int part = 0; part < 3; part++) {
-            const float4 *of_part = weights + filter_place<B>(step, part, 0, 0) / 4;
-            const split_inputs columns = B::FILTER_NUMBERS == 2 ? two_numbers(of_part[0], of_part[FILTER_FLOATS / 4])
-                                                                : split_columns(of_part[0]);
-            if (!task.is_pair) {
-#pragma unroll
-                for (int table = 0; table < TABLES; table++) multiply(W[table][part], columns, functions[table]);
-                continue;
-            }
-            constexpr int SECOND = B::FILTER_NUMBERS * FILTER_FLOATS / 4;
-            const split_inputs second = two_numbers(of_part[SECOND], of_part[SECOND + FILTER_FLOATS / 4]);
-#pragma unroll
-            for (int table = 0; table < TABLES; table++) {
-                float product[4] = {0, 0, 0, 0};
-                multiply_in_units(product, columns, functions[table]);
-                multiply_in_units(product, second, of_second[table]); /* zeros in the other's lanes */
-#pragma unroll
-                for (int q = 0; q < 4; q++) W[table][part][q] += product[q];
-            }
-        }
-    }
+    if (!B::EVEN && task.is_pair)
+        multiply_filters<TABLES, true>(b, task, weights, W);
+    else
+        multiply_filters<TABLES, false>(b, task, weights, W);
 }
 
 /* Of edge t + 4 half: both columns. */
