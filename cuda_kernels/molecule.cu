@@ -48,23 +48,21 @@ __device__ inline void forward(B &b, warp_weights<2, B::tiles(2)> &mix, warp_wei
 {
     const auto &a = b.a;
     const int F = b.F(), L = a.w.L;
-    warp_weights<2, B::tiles(1)> context0;
-    warp_weights<2, 2 * B::EACH> readout0;
 #pragma unroll 1
     for (int l = 0;; l++) {
+        warp_weights<2, B::tiles(1)> context0;
         exchange(b, 3 * b.n * F);
         update(b, l, mix, [&] {
-            if (l < L - 1) {
-                load_gathered(context0, a.layer[l + 1].context0, F, 1, b);
-            } else {
-                load_readout(readout0, b);
-            }
+            if (l < L - 1) load_gathered(context0, a.layer[l + 1].context0, F, 1, b);
         });
-        exchange(b, b.n * F);
         if (l == L - 1) break;
-        context(b, l + 1, context0, mix);
-        message(b, l + 1);
+        exchange(b, b.n * F);
+        context(b, l + 1, context0);
+        message(b, l + 1, [&] { load_gathered(mix, a.layer[l + 1].mix, F, 2, b); });
     }
+    warp_weights<2, 2 * B::EACH> readout0; /* loaded in the loop they would have registers in all of it */
+    load_readout(readout0, b);
+    exchange(b, b.n * F);
     load_readout_reverse(reverse, b);
     readout(b, readout0);
 }

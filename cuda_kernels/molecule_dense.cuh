@@ -389,9 +389,12 @@ __device__ inline void scattered(const B &b, const warp_weights<STEPS, 1> &w, co
             }
 #pragma unroll
             for (int i = 0; i < TOGETHER; i++) {
-                float(&sum)[4] = sums[SUMS == 1 || (first + i * IN_UNITS) / steps % 2 == 0 ? 0 : SUMS - 1];
+                const bool second = SUMS > 1 && (first + i * IN_UNITS) / steps % 2 > 0;
 #pragma unroll
-                for (int q = 0; q < 4; q++) sum[q] += products[i][q];
+                for (int q = 0; q < 4; q++) { /* chosen without an index, which would put the sums into memory */
+                    if (SUMS > 1) sums[SUMS - 1][q] = second ? sums[SUMS - 1][q] + products[i][q] : sums[SUMS - 1][q];
+                    sums[0][q] = second ? sums[0][q] : sums[0][q] + products[i][q];
+                }
             }
         }
         float sum[4];

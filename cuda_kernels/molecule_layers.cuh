@@ -86,10 +86,8 @@ __device__ inline void put_hidden(const B &b, const slice_sums &sums, int begin,
 
 /* ----------------------------------------------------------------------------------------------- context */
 
-/* From s of all, which has arrived; `w` are the weights of context0. Ends with features and filter in their places, and
- * the weights of V and U in `mix`. */
-template <typename B>
-__device__ inline void context(B &b, int l, const warp_weights<2, B::tiles(1)> &w, warp_weights<2, B::tiles(2)> &mix)
+/* From s of all, which has arrived; `w` are the weights of context0. Ends with features and filter in their places. */
+template <typename B> __device__ inline void context(B &b, int l, const warp_weights<2, B::tiles(1)> &w)
 {
     const auto &a = b.a;
     const int own = b.own(), F = b.F(), in_all = stride_of(F), stride = stride_of(5 * own);
@@ -112,7 +110,6 @@ __device__ inline void context(B &b, int l, const warp_weights<2, B::tiles(1)> &
             put_two(x + (2 + q) * own, x_v * two(m.v + (3 * row + q) * own + f));
         });
     });
-    load_gathered(mix, a.layer[l].mix, F, 2, b);
     wait_for_copies();
     __syncthreads();
 }

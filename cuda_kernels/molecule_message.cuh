@@ -264,12 +264,14 @@ template <typename B> __device__ inline void make_messages(const B &b, const lay
 }
 
 /* After a barrier of the block: features and filter of layer l are there. s += and v = v of the layer +, v to all
- * blocks. */
-template <typename B> __device__ inline void message(const B &b, int l)
+ * blocks. load_next() loads weights for the layer behind, when the tiles are done: in front of them there are no registers
+ * for it, and what the compiler spills it waits for. */
+template <typename B, typename LoadNext> __device__ inline void message(const B &b, int l, LoadNext load_next)
 {
     const layer_memory m = layer_of(b, l);
     const int own = b.own(), in_all = stride_of(b.F());
     for_tiles(b, [&](const message_task &task) { make_messages(b, m, task); });
+    load_next();
     __syncthreads();
     for_quads(0, b.n, b.features(), [&](int row, int f, int q, bool valid) {
         const int c = max(q - 1, 0);
@@ -364,12 +366,15 @@ __device__ inline void make_message_adjoints(const B &b, const layer_memory &m, 
     add_edge_adjoints(b, task, edge_adj);
 }
 
-/* x_adj into the operand of context1's reverse, [n][stride_of(3 own)]; v_adj += x_v y_adj. */
-template <typename B> __device__ inline void message_reverse(const B &b, int l, float *adj)
+/* x_adj into the operand of context1's reverse, [n][stride_of(3 own)]; v_adj += x_v y_adj. load_next(): as in message.
+ */
+template <typename B, typename LoadNext>
+__device__ inline void message_reverse(const B &b, int l, float *adj, LoadNext load_next)
 {
     const layer_memory m = layer_of(b, l);
     const int own = b.own();
     for_tiles(b, [&](const message_task &task) { make_message_adjoints(b, m, adj, task); });
+    load_next();
     __syncthreads();
     for_quads(0, b.n, b.features(), [&](int row, int f, int q, bool valid) {
         const int c = min(q, 2);
