@@ -50,21 +50,26 @@ __device__ inline void forward(B &b, warp_weights<2, B::tiles(2)> &mix, warp_wei
     const int F = b.F(), L = a.w.L;
 #pragma unroll 1
     for (int l = 0;; l++) {
-        warp_weights<2, B::tiles(1)> context0;
         exchange(b, 3 * b.n * F);
-        update(b, l, mix, [&] {
-            if (l < L - 1) load_gathered(context0, a.layer[l + 1].context0, F, 1, b);
-        });
+        update(b, l, mix);
         if (l == L - 1) break;
+        warp_weights<2, B::tiles(1)> context0;
+        load_gathered(context0, a.layer[l + 1].context0, F, 1, b);
         exchange(b, b.n * F);
-        context(b, l + 1, context0);
-        message(b, l + 1, [&] { load_gathered(mix, a.layer[l + 1].mix, F, 2, b); });
+        const auto load_mix = [&](bool now) {
+            if (now) load_gathered(mix, a.layer[l + 1].mix, F, 2, b);
+        };
+        context(b, l + 1, context0, [&] { load_mix(B::LOADS_EARLY); });
+        message(b, l + 1, [&] { load_mix(!B::LOADS_EARLY); });
     }
     warp_weights<2, 2 * B::EACH> readout0; /* loaded in the loop they would have registers in all of it */
     load_readout(readout0, b);
     exchange(b, b.n * F);
-    load_readout_reverse(reverse, b);
-    readout(b, readout0);
+    const auto load_reverse = [&](bool now) {
+        if (now) load_readout_reverse(reverse, b);
+    };
+    load_reverse(B::LOADS_EARLY);
+    readout(b, readout0, [&] { load_reverse(!B::LOADS_EARLY); });
 }
 
 /* The structure's rows and candidates; what the host knows is not read. */

@@ -86,8 +86,10 @@ __device__ inline void put_hidden(const B &b, const slice_sums &sums, int begin,
 
 /* ----------------------------------------------------------------------------------------------- context */
 
-/* From s of all, which has arrived; `w` are the weights of context0. Ends with features and filter in their places. */
-template <typename B> __device__ inline void context(B &b, int l, const warp_weights<2, B::tiles(1)> &w)
+/* From s of all, which has arrived; `w` are the weights of context0. Ends with features and filter in their places;
+ * load_next() before that. */
+template <typename B, typename LoadNext>
+__device__ inline void context(B &b, int l, const warp_weights<2, B::tiles(1)> &w, LoadNext load_next)
 {
     const auto &a = b.a;
     const int own = b.own(), F = b.F(), in_all = stride_of(F), stride = stride_of(5 * own);
@@ -110,6 +112,7 @@ template <typename B> __device__ inline void context(B &b, int l, const warp_wei
             put_two(x + (2 + q) * own, x_v * two(m.v + (3 * row + q) * own + f));
         });
     });
+    load_next();
     wait_for_copies();
     __syncthreads();
 }
@@ -170,10 +173,8 @@ template <typename B> __device__ inline void put_update(const B &b, int l, const
     });
 }
 
-/* From v of all, which has arrived; `w` are the weights of V and U, load_next() loads those of the layer after. Ends
- * with s on its way to all. */
-template <typename B, typename LoadNext>
-__device__ inline void update(B &b, int l, const warp_weights<2, B::tiles(2)> &w, LoadNext load_next)
+/* From v of all, which has arrived; `w` are the weights of V and U. Ends with s on its way to all. */
+template <typename B> __device__ inline void update(B &b, int l, const warp_weights<2, B::tiles(2)> &w)
 {
     const auto &a = b.a;
     const int own = b.own(), F = b.F(), parts = l < a.w.L - 1 ? 3 : 2;
@@ -193,13 +194,14 @@ __device__ inline void update(B &b, int l, const warp_weights<2, B::tiles(2)> &w
     exchange(b, b.n * F);
     gathered<B::KNOWN>(b, w1, b.exchange_before(), stride_of(F), F, parts * own, b.n,
                        [&](int begin, int rows, slice_sums sums) { put_update(b, l, sums, begin, rows); });
-    load_next();
 }
 
 /* ----------------------------------------------------------------------------------------------- readout */
 
-/* From s of all, which has arrived: the energies of own readout columns, and the operand of the reverse. */
-template <typename B> __device__ inline void readout(const B &b, const warp_weights<2, 2 * B::EACH> &w)
+/* From s of all, which has arrived: the energies of own readout columns, and the operand of the reverse. load_next() when
+ * the products are done. */
+template <typename B, typename LoadNext>
+__device__ inline void readout(const B &b, const warp_weights<2, 2 * B::EACH> &w, LoadNext load_next)
 {
     const auto &a = b.a;
     const int own = a.w.own_readout, stride = stride_of(own), F = b.F();
@@ -214,6 +216,7 @@ template <typename B> __device__ inline void readout(const B &b, const warp_weig
             put_two(b.floats(a.at.operand) + row * stride + f, scale * w1 * slope);
         });
     });
+    load_next();
     __syncthreads();
 #pragma unroll 1
     for (int q = threadIdx.x; q < B::EACH * b.n; q += THREADS) {

@@ -264,8 +264,7 @@ template <typename B> __device__ inline void make_messages(const B &b, const lay
 }
 
 /* After a barrier of the block: features and filter of layer l are there. s += and v = v of the layer +, v to all
- * blocks. load_next() loads weights for the layer behind, when the tiles are done: in front of them there are no registers
- * for it, and what the compiler spills it waits for. */
+ * blocks. load_next() when the tiles are done. */
 template <typename B, typename LoadNext> __device__ inline void message(const B &b, int l, LoadNext load_next)
 {
     const layer_memory m = layer_of(b, l);

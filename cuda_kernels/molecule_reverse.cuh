@@ -156,9 +156,15 @@ template <typename B> __device__ inline void reverse(B &b, const warp_weights<4 
     begin_reverse(b, adj);
 #pragma unroll 1
     for (int l = L - 1; l > 0; l--) {
-        update_reverse(b, l, outputs, adj, [&] { load_filter(b, l); });
         warp_weights<B::steps(3), 1> w1;
-        message_reverse(b, l, adj, [&] { load_scattered(w1, a.layer[l].context1_T, 3, b); });
+        const auto load_context = [&](bool now) {
+            if (now) load_scattered(w1, a.layer[l].context1_T, 3, b);
+        };
+        update_reverse(b, l, outputs, adj, [&] {
+            load_context(B::LOADS_EARLY);
+            load_filter(b, l);
+        });
+        message_reverse(b, l, adj, [&] { load_context(!B::LOADS_EARLY); });
         __syncthreads();
         context_reverse(b, l, w1, adj, outputs);
     }
