@@ -135,8 +135,14 @@ __device__ inline void put_rows(const row_fragments &a, int tile, int step, cons
 /* The sums of a lane: row r (g or g + 8), column q (0 .. 3) of tile m and group n is c[m][n][q / 2][2 * r + q % 2]. */
 template <int M, int N> using sums = float[M][N][2][4];
 
-/* Steps whose weights are on their way from L2 while one is worked on, as far as registers go. */
-template <int M, int N> constexpr int STEPS_AHEAD = M *N <= 2 ? 4 : M *N <= 4 ? 2 : 1;
+/* Steps whose weights are on their way from L2 while one is worked on, as far as registers go; one tile in single is
+ * slower with more (H200). */
+template <typename T, int M, int N>
+constexpr int STEPS_AHEAD = PARTS<T> == 1 ? (M *N <= 4 ? 4 : 2)
+                            : M == 1      ? 2
+                            : M *N <= 2   ? 4
+                            : M *N <= 4   ? 2
+                                          : 1;
 
 /* The lane's weights of a step for N groups of columns. */
 template <typename T, int N>
@@ -187,11 +193,10 @@ __device__ inline void multiply_step(const row_fragments &a, int step, const uin
 }
 
 /* c += rows times M, for column groups first_group, first_group + apart, ...; `from`: M's step at the rows' step 0. */
-template <typename T, int M, int N>
+template <typename T, int M, int N, int AHEAD = STEPS_AHEAD<T, M, N>>
 __device__ inline void multiply(const row_fragments &a, const matrix<float> &m, int first_group, int apart, int from,
                                 int steps, sums<M, N> &c)
 {
-    constexpr int AHEAD = STEPS_AHEAD<M, N>;
     const int in_steps = m.n_in / GROUP;
     const uint4 *weights = m.fragments + ((size_t)first_group * in_steps + from) * 64 + threadIdx.x % 32;
     uint4 b[AHEAD][N][PARTS<T>];
