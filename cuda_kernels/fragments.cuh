@@ -135,62 +135,87 @@ __device__ inline void put_rows(const row_fragments &a, int tile, int step, cons
 /* The sums of a lane: row r (g or g + 8), column q (0 .. 3) of tile m and group n is c[m][n][q / 2][2 * r + q % 2]. */
 template <int M, int N> using sums = float[M][N][2][4];
 
-/* c += rows times M, for column groups first_group, first_group + apart, ...; `from`: M's step at the rows' step 0. */
+/* Steps whose weights are on their way from L2 while one is worked on, as far as registers go; one tile in single is
+ * slower with more (H200). */
 template <typename T, int M, int N>
-__device__ inline void multiply(const row_fragments &a, const matrix<float> &m, int first_group, int apart, int from,
-                                int steps, sums<M, N> &c)
+constexpr int STEPS_AHEAD = PARTS<T> == 1 ? (M *N <= 4 ? 4 : 2)
+                            : M == 1      ? 2
+                            : M *N <= 2   ? 4
+                            : M *N <= 4   ? 2
+                                          : 1;
+
+/* The lane's weights of a step for N groups of columns. */
+template <typename T, int N>
+__device__ inline void load_step(const uint4 *weights, int apart, int in_steps, int step, uint4 (&to)[N][PARTS<T>])
 {
-    const int lane = threadIdx.x % 32, g = lane / 4;
-    const int in_steps = m.n_in / GROUP;
-    constexpr int UNROLL = M * N >= 4 ? 1 : 2; /* more spills registers */
-    const uint4 *weights = m.fragments + ((size_t)first_group * in_steps + from) * 64 + lane;
-    uint4 next[N][PARTS<T>];
 #pragma unroll
     for (int n = 0; n < N; n++)
 #pragma unroll
-        for (int p = 0; p < PARTS<T>; p++) next[n][p] = __ldg(weights + (size_t)n * apart * in_steps * 64 + p * 32);
-#pragma unroll UNROLL
-    for (int k = 0; k < steps; k++) {
-        uint4 b[N][PARTS<T>];
+        for (int p = 0; p < PARTS<T>; p++)
+            to[n][p] = __ldg(weights + ((size_t)n * apart * in_steps + step) * 64 + p * 32);
+}
+
+/* One step's products of all tiles. `at`: of the step in the first tile. */
+template <typename T, int M, int N>
+__device__ inline void multiply_step(const row_fragments &a, int step, const uint4 (&b)[N][PARTS<T>], sums<M, N> &c)
+{
+    const int lane = threadIdx.x % 32, g = lane / 4;
 #pragma unroll
-        for (int n = 0; n < N; n++)
-#pragma unroll
-            for (int p = 0; p < PARTS<T>; p++) {
-                b[n][p] = next[n][p];
-                if (k + 1 < steps)
-                    next[n][p] = __ldg(weights + (size_t)n * apart * in_steps * 64 + (k + 1) * 64 + p * 32);
-            }
-#pragma unroll
-        for (int i = 0; i < M; i++) {
-            const int at = i * a.row_steps + k;
-            const uint4 *rows = a.numbers + at * PARTS<T> * 32 + lane;
-            const uint4 hi = rows[0];
-            if (PARTS<T> == 1) {
-#pragma unroll
-                for (int n = 0; n < N; n++) {
-                    mma_f16(c[i][n][0], hi, b[n][0].x, b[n][0].y, c[i][n][0]);
-                    mma_f16(c[i][n][1], hi, b[n][0].z, b[n][0].w, c[i][n][1]);
-                }
-                continue;
-            }
-            const uint4 lo = rows[32];
-            const float2 undo = a.undo[at * 8 + g];
-            const float zero[4] = {0, 0, 0, 0};
+    for (int i = 0; i < M; i++) {
+        const int at = i * a.row_steps + step;
+        const uint4 *rows = a.numbers + at * PARTS<T> * 32 + lane;
+        const uint4 hi = rows[0];
+        if (PARTS<T> == 1) {
 #pragma unroll
             for (int n = 0; n < N; n++) {
-                const uint4 &w = b[n][0], &w_lo = b[n][PARTS<T> - 1];
-                float sum[2][4]; /* small parts first */
-                mma_f16(sum[0], lo, w.x, w.y, zero);
-                mma_f16(sum[1], lo, w.z, w.w, zero);
-                mma_f16(sum[0], hi, w_lo.x, w_lo.y, sum[0]);
-                mma_f16(sum[1], hi, w_lo.z, w_lo.w, sum[1]);
-                mma_f16(sum[0], hi, w.x, w.y, sum[0]);
-                mma_f16(sum[1], hi, w.z, w.w, sum[1]);
-#pragma unroll
-                for (int q = 0; q < 8; q++) c[i][n][q / 4][q % 4] += sum[q / 4][q % 4] * (q % 4 < 2 ? undo.x : undo.y);
+                mma_f16(c[i][n][0], hi, b[n][0].x, b[n][0].y, c[i][n][0]);
+                mma_f16(c[i][n][1], hi, b[n][0].z, b[n][0].w, c[i][n][1]);
             }
+            continue;
+        }
+        const uint4 lo = rows[32];
+        const float2 undo = a.undo[at * 8 + g];
+        const float zero[4] = {0, 0, 0, 0};
+#pragma unroll
+        for (int n = 0; n < N; n++) {
+            const uint4 &w = b[n][0], &w_lo = b[n][PARTS<T> - 1];
+            float sum[2][4]; /* small parts first */
+            mma_f16(sum[0], lo, w.x, w.y, zero);
+            mma_f16(sum[1], lo, w.z, w.w, zero);
+            mma_f16(sum[0], hi, w_lo.x, w_lo.y, sum[0]);
+            mma_f16(sum[1], hi, w_lo.z, w_lo.w, sum[1]);
+            mma_f16(sum[0], hi, w.x, w.y, sum[0]);
+            mma_f16(sum[1], hi, w.z, w.w, sum[1]);
+#pragma unroll
+            for (int q = 0; q < 8; q++) c[i][n][q / 4][q % 4] += sum[q / 4][q % 4] * (q % 4 < 2 ? undo.x : undo.y);
         }
     }
+}
+
+/* c += rows times M, for column groups first_group, first_group + apart, ...; `from`: M's step at the rows' step 0. */
+template <typename T, int M, int N, int AHEAD = STEPS_AHEAD<T, M, N>>
+__device__ inline void multiply(const row_fragments &a, const matrix<float> &m, int first_group, int apart, int from,
+                                int steps, sums<M, N> &c)
+{
+    const int in_steps = m.n_in / GROUP;
+    const uint4 *weights = m.fragments + ((size_t)first_group * in_steps + from) * 64 + threadIdx.x % 32;
+    uint4 b[AHEAD][N][PARTS<T>];
+#pragma unroll
+    for (int j = 0; j < AHEAD; j++)
+        if (j < steps) load_step<T, N>(weights, apart, in_steps, j, b[j]);
+#pragma unroll 1
+    for (int k = 0; k < steps; k += AHEAD)
+#pragma unroll
+        for (int j = 0; j < AHEAD; j++) {
+            if (k + j >= steps) break;
+            uint4 now[N][PARTS<T>];
+#pragma unroll
+            for (int n = 0; n < N; n++)
+#pragma unroll
+                for (int p = 0; p < PARTS<T>; p++) now[n][p] = b[j][n][p];
+            if (k + j + AHEAD < steps) load_step<T, N>(weights, apart, in_steps, k + j + AHEAD, b[j]);
+            multiply_step<T, M, N>(a, k + j, now, c);
+        }
 }
 
 /* What turns the sums of a lane's columns into outputs: the columns' powers of two, and the bias. */

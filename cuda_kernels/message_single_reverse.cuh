@@ -71,42 +71,44 @@ __device__ inline void reverse_slice(const matrix_arguments &a, const stored_fra
     for (int tile = 0; tile < TILES; tile++) {
         if (tile % 2 == 0 && tile >= tiles) break;   /* in pairs: fewer branches */
         float in[2][REVERSE_PLANES][4], along[2][4]; /* s_adj, v_adj (3) of the neighbours; - u . v_adj */
-        uint4 phi[PARTS];
-        float W[3][2][4];
+        uint4 phi[PARTS], dphi[PARTS];
         recall(fragments[tile][0], phi);
-#pragma unroll
-        for (int kind = 0; kind < 3; kind++) filter(phi, b[kind], W[kind]);
+        recall(fragments[tile][1], dphi);
 #pragma unroll
         for (int h = 0; h < 2; h++) {
             const float4 r = geometry[tile * 16 + 8 * h + g];
             gather_planes<ALL>(lane_stage, adj, a.F, __float_as_int(r.w), column + 4 * t, in[h]);
 #pragma unroll
-            for (int q = 0; q < 4; q++) {
-                const int at = 2 * h + q % 2;
-                const float W_s = W[0][q / 2][at], W_R = W[1][q / 2][at], W_v = W[2][q / 2][at], R = W_R * x[1][q];
-                along[h][q] = -(r.x * in[h][1][q] + r.y * in[h][2][q] + r.z * in[h][3][q]);
-                x_adj[0][q] += W_s * in[h][0][q];
-                x_adj[1][q] += W_R * along[h][q];
-#pragma unroll
-                for (int c = 0; c < 3; c++) {
-                    x_adj[2 + c][q] += W_v * in[h][1 + c][q];
-                    edge_adj[tile][h][c] -= R * in[h][1 + c][q];
-                }
-            }
+            for (int q = 0; q < 4; q++) along[h][q] = -(r.x * in[h][1][q] + r.y * in[h][2][q] + r.z * in[h][3][q]);
         }
-        recall(fragments[tile][1], phi); /* of dphi/dd */
+        /* kind by kind, so that the matrix units make the next filters while these are used */
 #pragma unroll
-        for (int kind = 0; kind < 3; kind++) filter(phi, b[kind], W[kind]);
+        for (int kind = 0; kind < 3; kind++) {
+            float W[2][4], dW[2][4];
+            filter(phi, b[kind], W);
+            filter(dphi, b[kind], dW);
 #pragma unroll
-        for (int h = 0; h < 2; h++)
+            for (int h = 0; h < 2; h++)
 #pragma unroll
-            for (int q = 0; q < 4; q++) {
-                const int at = 2 * h + q % 2;
-                const float v = x[2][q] * in[h][1][q] + x[3][q] * in[h][2][q] + x[4][q] * in[h][3][q];
-                edge_adj[tile][h][3] += W[0][q / 2][at] * (x[0][q] * in[h][0][q]);
-                edge_adj[tile][h][3] += W[1][q / 2][at] * (x[1][q] * along[h][q]);
-                edge_adj[tile][h][3] += W[2][q / 2][at] * v;
-            }
+                for (int q = 0; q < 4; q++) {
+                    const float w = W[q / 2][2 * h + q % 2], dw = dW[q / 2][2 * h + q % 2];
+                    if (kind == 0) {
+                        x_adj[0][q] += w * in[h][0][q];
+                        edge_adj[tile][h][3] += dw * (x[0][q] * in[h][0][q]);
+                    } else if (kind == 1) {
+                        const float R = w * x[1][q];
+                        x_adj[1][q] += w * along[h][q];
+#pragma unroll
+                        for (int c = 0; c < 3; c++) edge_adj[tile][h][c] -= R * in[h][1 + c][q];
+                        edge_adj[tile][h][3] += dw * (x[1][q] * along[h][q]);
+                    } else {
+                        const float v = x[2][q] * in[h][1][q] + x[3][q] * in[h][2][q] + x[4][q] * in[h][3][q];
+#pragma unroll
+                        for (int c = 0; c < 3; c++) x_adj[2 + c][q] += w * in[h][1 + c][q];
+                        edge_adj[tile][h][3] += dw * v;
+                    }
+                }
+        }
     }
 }
 

@@ -54,7 +54,7 @@ template <typename T, int F> __global__ void __launch_bounds__(2 * F, 256 / F) r
         const int group = item / ATOM_TILES, i = item % ATOM_TILES, column = group * GROUP + lane % 4 * 4;
         const row_fragments tile = {numbers + i * STEPS * PARTS<T> * 32, undo + i * STEPS * 8, STEPS};
         sums<1, 1> c = {};
-        multiply<T, 1, 1>(tile, a.readout0, group, 0, 0, STEPS, c);
+        multiply<T, 1, 1, 2>(tile, a.readout0, group, 0, 0, STEPS, c);
         const column_ends ends = ends_of(a.readout0, column);
         for (int r = 0; r < 2; r++) {
             const int row = row0 + 16 * i + 8 * r + lane / 4;
