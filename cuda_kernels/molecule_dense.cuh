@@ -183,8 +183,7 @@ template <int TILES, typename B> __device__ inline void load_readout(warp_weight
     const float2 *from = (const float2 *)b.a.readout0 + warp % SLICES * 32 + threadIdx.x % 32;
 #pragma unroll
     for (int tile = 0; tile < TILES; tile++) {
-        const int eight = warp / SLICES + GROUPS * tile;
-        if (tile > 0 && eight >= eights) break;
+        const int eight = warp / SLICES + GROUPS * tile; /* beyond the last: zeros */
         const float2 *of_tile = from + (b.rank * (b.a.w.own_readout / 8) + eight) * (PAIRED_FEATURES / 8 * 32);
 #pragma unroll
         for (int step = 0; step < 2; step++) {
