@@ -199,7 +199,7 @@ template <int NUMBER, int OWN, bool SHARED> struct block {
     static constexpr bool EVEN = PARTS % BLOCKS == 0; /* all blocks have as many columns, whole parts of them */
     /* Weights of the layer behind a message are loaded in front of it, or, where there are no registers to keep them in,
      * when its tiles are done: what the compiler spills it waits for (16 molecules 103 -> 99.5 us, one 75 -> 76, H200). */
-    static constexpr bool LOADS_EARLY = BLOCKS == 8;
+    static constexpr bool LOADS_EARLY = BLOCKS == 8 && KNOWN;
     static constexpr int IN_UNITS = EVEN ? 2 : OWN / 8; /* steps of 8 own inputs that the matrix units add up */
     static constexpr int FIRST_PARTS = EVEN ? EACH : 1; /* of the first message in reverse */
     /* 8 columns of a warp's tiles for so many parts of a gathered layer, and steps of 8 inputs of a scattered one */
