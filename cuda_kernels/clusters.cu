@@ -51,6 +51,12 @@ __device__ inline void insert(int32_t *table, int32_t row)
     }
 }
 
+__device__ inline int kind_of(int32_t row)
+{
+    static_assert(KINDS == 4, "two bits");
+    return row & 3;
+}
+
 /* Numbers of the four kinds, 16 bits each. */
 __device__ inline uint64_t one_of(int kind)
 {
@@ -62,26 +68,38 @@ __device__ inline int number_of(uint64_t numbers, int kind)
     return (int)(numbers >> 16 * kind & 0xffff);
 }
 
-/* Seats for everything in the table, and the list of who sits where. */
+/* Numbers of the threads before this one, and of all. */
+__device__ inline uint64_t sum_before(uint64_t mine, uint64_t *total)
+{
+    __shared__ uint64_t of_warp[THREADS / 32];
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    uint64_t sum = mine;
+    for (int step = 1; step < 32; step *= 2) {
+        const uint64_t before = __shfl_up_sync(0xffffffffu, sum, step);
+        if (lane >= step) sum += before;
+    }
+    if (lane == 31) of_warp[warp] = sum;
+    __syncthreads();
+    sum -= mine;
+    *total = 0;
+    for (int other = 0; other < THREADS / 32; other++) {
+        if (other < warp) sum += of_warp[other];
+        *total += of_warp[other];
+    }
+    return sum;
+}
+
+/* Seats for everything in the table, and the list of who sits where. A thread has every 128th place of the table: with 16
+ * neighbouring ones each, 16 lanes met one bank. */
 __device__ inline void take_seats(const int32_t *table, uint16_t *seat, const cluster_list &to, int cluster)
 {
-    __shared__ uint64_t numbers[THREADS];
     const int thread = threadIdx.x;
-    uint64_t mine = 0;
+    uint64_t mine = 0, total;
     for (int q = 0; q < EACH; q++) {
-        const int32_t row = table[thread * EACH + q];
-        mine += row < 0 ? 0 : one_of(row % KINDS);
+        const int32_t row = table[thread + q * THREADS];
+        mine += row < 0 ? 0 : one_of(kind_of(row));
     }
-    numbers[thread] = mine;
-    __syncthreads();
-    for (int step = 1; step < THREADS; step *= 2) {
-        const uint64_t before = thread >= step ? numbers[thread - step] : 0;
-        __syncthreads();
-        numbers[thread] += before;
-        __syncthreads();
-    }
-    const uint64_t total = numbers[THREADS - 1];
-    uint64_t next = numbers[thread] - mine;
+    uint64_t next = sum_before(mine, &total);
     int most = 0;
     for (int kind = 0; kind < KINDS; kind++) most = max(most, number_of(total, kind));
     int32_t *list = to.rows + (size_t)cluster * to.seats;
@@ -89,11 +107,11 @@ __device__ inline void take_seats(const int32_t *table, uint16_t *seat, const cl
     for (int q = thread; q < taken; q += THREADS) list[q] = -1; /* the rarer kinds leave seats empty */
     __syncthreads();
     for (int q = 0; q < EACH; q++) {
-        const int32_t row = table[thread * EACH + q];
+        const int32_t row = table[thread + q * THREADS];
         if (row < 0) continue;
-        const int at = KINDS * number_of(next, row % KINDS) + row % KINDS;
-        next += one_of(row % KINDS);
-        seat[thread * EACH + q] = (uint16_t)(at < to.seats ? at : NO_SEAT);
+        const int at = KINDS * number_of(next, kind_of(row)) + kind_of(row);
+        next += one_of(kind_of(row));
+        seat[thread + q * THREADS] = (uint16_t)(at < to.seats ? at : NO_SEAT);
         if (at < to.seats) list[at] = row;
     }
     if (thread == 0) to.taken[cluster] = taken;
@@ -119,26 +137,26 @@ __device__ inline bool order_edges(const cluster_arguments &a, int row, const in
         for (int base = 0; base < edges; base += 32) {
             const int e = base + lane;
             const int32_t neighbour = e < edges ? a.edge_row[first + e] : -1;
-            int rank = 0;
-            for (int kind = 0; kind < KINDS; kind++) {
-                const unsigned of_kind = __ballot_sync(0xffffffffu, neighbour >= 0 && neighbour % KINDS == kind);
-                if (neighbour >= 0 && neighbour % KINDS == kind) rank = number_of(seen, kind) + __popc(of_kind & below);
-                (sweep == 0 ? total : seen) += (uint64_t)__popc(of_kind) << 16 * kind;
-            }
+            const unsigned valid = __ballot_sync(0xffffffffu, neighbour >= 0);
+            const unsigned odd = __ballot_sync(0xffffffffu, neighbour & 1),
+                           high = __ballot_sync(0xffffffffu, neighbour & 2);
+            const auto of_kind = [=](int kind) { return valid & (kind & 1 ? odd : ~odd) & (kind & 2 ? high : ~high); };
+            const int kind = kind_of(neighbour), rank = number_of(seen, kind) + __popc(of_kind(kind) & below);
+            for (int q = 0; q < KINDS; q++) (sweep == 0 ? total : seen) += (uint64_t)__popc(of_kind(q)) << 16 * q;
             if (sweep == 0 || neighbour < 0) continue;
             const int at = find(table, neighbour), place = at < TABLE ? seat[at] : NO_SEAT;
             all = all && place != NO_SEAT;
-            a.to.places[first + turn_of(total, neighbour % KINDS, rank)] = (uint32_t)e << 16 | (uint32_t)place;
+            a.to.places[first + turn_of(total, kind, rank)] = (uint32_t)e << 16 | (uint32_t)place;
         }
     return all;
 }
 
 __global__ void __launch_bounds__(THREADS) clusters_kernel(cluster_arguments a)
 {
-    __shared__ int32_t table[TABLE];
+    __shared__ __align__(16) int32_t table[TABLE];
     __shared__ uint16_t seat[TABLE];
     const int thread = threadIdx.x, begin = blockIdx.x * a.to.n_rows, end = min(a.N, begin + a.to.n_rows);
-    for (int q = thread; q < TABLE; q += THREADS) table[q] = -1;
+    for (int q = thread; q < TABLE / 4; q += THREADS) ((int4 *)table)[q] = make_int4(-1, -1, -1, -1);
     __syncthreads();
     for (int row = begin + thread / 32; row < end; row += THREADS / 32)
         for (int e = thread % 32; e < a.count[row]; e += 32) insert(table, a.edge_row[a.first[row] + e]);
