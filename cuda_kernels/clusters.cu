@@ -8,6 +8,8 @@
  * Launch   a block of 128 threads a cluster; the set of neighbours is a hash table in shared memory.
  * Beside   other layers, with what these leave free (message_matrix_start_list).
  * Bytes    edge rows 4 read, places 4 written an edge.
+ * Measured 1.2 ns an atom (reverse: 7 rows) and 1.1 (10 rows) at 99,999 atoms, alone; 1.3 and 1.1 when 16 lanes met one
+ *          bank of the table (H200, driver 580.159.04, CUDA 13.0, 2026-11-22).
  * Order    which seat a neighbour gets depends on the race for the table; the order of a row's edges, and so of every
  *          sum, does not.
  */
