@@ -16,8 +16,8 @@
  *          4 more, or 3 with tables in global memory.
  * Share    9 atoms: latency of dependent instructions, about 6 cycles each (H200), in stages of 200 to 600; what a
  *          block does between two exchanges counts, not what it waits for (150 to 800 cycles of 3,000).
- * Measured (H200, 128 features, 3 interactions) 9 atoms 75 us, 15 copies 80, 16 and 17 copies 98, 18 to 30 copies 110 to
- *          114, 12 atoms 89, 21 atoms 162.
+ * Measured (H200, 128 features, 3 interactions) 9 atoms 75 us, 15 copies 81, 16 and 17 copies 97, 18 to 30 copies 112 to
+ *          116, 12 atoms 90, 16 copies of them 126, 21 atoms 163.
  * Order    fixed (molecule_*.cuh), and of the structure alone with eight and with four blocks, which give the same
  *          bits; six add up other parts of the columns, so that 16 molecules may differ from one in the last bits.
  */
@@ -272,6 +272,7 @@ static layer_pointers pointers_of(const layer_weights<float> &y, int in_pairs, i
     return {all_shared ? y.filter_halves
             : in_pairs ? y.filter_pairs
                        : y.filter,
+            y.filter_stacked,
             of(y.context0),
             y.context0.b,
             of(y.context0_T),

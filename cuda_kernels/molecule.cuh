@@ -113,7 +113,8 @@ struct layout {
     int operand;                      /* input of a scattered layer, own columns */
     int s, v, adj;                    /* [n][own], [n][3][own]; in their place later [n][stride_of(4 own)] */
     int biases;                       /* [L][BIASES][own], then bias and weights of the readout [2][own_readout] */
-    int filter;                       /* [steps of 8][3][filter_blocks: groups, hi, lo or one number][32 lanes][4] */
+    int filter;                       /* [steps of 8][3][groups][hi, lo or one number][32 lanes][4]; of six blocks then
+                                       * [steps of 8][2][hi, lo][32 lanes][4] of the last 8 columns (state.cuh) */
     int tables, layers;               /* phi and dphi [2][E][table]; what layers keep */
     int layer_size;                   /* floats that a layer keeps */
     int arrivals;                     /* uint64_t [2] barriers of the exchange buffers */
@@ -133,7 +134,7 @@ struct layer_memory {
 
 /* Matrices are [n_in][n_out], or in pairs (weights.cu) where a block's columns are known to the compiler. */
 struct layer_pointers {
-    const float *filter;
+    const float *filter, *filter_stacked;
     const float *context0, *context0_bias, *context0_T, *context1, *context1_bias, *context1_T;
     const float *mix, *mix_bias, *mix_T;
     const float *dense0, *dense0_bias, *dense0_T, *dense1, *dense1_bias, *dense1_T;
@@ -170,11 +171,10 @@ struct arguments {
     double *sums, *forces, *atom_energy, *atom_virial; /* as in state.cuh */
 };
 
-/* Blocks of FILTER_FLOATS for 8 functions and a part of the filter: of six blocks the second group has 8 columns, which lie
- * there twice, for either tile of a pair with zeros in the other's lanes. */
+/* Blocks of FILTER_FLOATS for 8 functions of the filter. */
 __host__ __device__ constexpr int filter_blocks(int blocks, int numbers)
 {
-    return numbers * (parts_of_block(blocks) + (PARTS % blocks != 0));
+    return numbers * (PARTS % blocks == 0 ? 3 * parts_of_block(blocks) : 3 + 2);
 }
 
 /* A block's columns of a layer: places for them, and how many there are, which is less in the last blocks of six. */
@@ -214,6 +214,7 @@ template <int NUMBER, int OWN, bool SHARED> struct block {
     static constexpr bool all_shared = SHARED;
     static constexpr int FILTER_NUMBERS = SHARED ? 2 : 1; /* there is room for filters in two numbers */
     static constexpr int FILTER_BLOCKS = filter_blocks(BLOCKS, FILTER_NUMBERS);
+    static constexpr int FILTER_GROUPS = EVEN ? EACH : 1; /* of 16 columns, where OWN is known */
     const arguments_here<BLOCKS> &a;
     float *memory;                    /* shared */
     float *scratch;                   /* of this structure */

@@ -91,7 +91,7 @@ static layout make_layout(const widths &w, int n, int E, int shared_layers, int 
     at.s = at.adj, at.v = at.s + n * w.own;
     at.biases = take(w.L * BIASES * w.own + 2 * w.own_readout);
     const int filter_numbers = all_shared(w, shared_layers, shared_tables) ? 2 : 1;
-    at.filter = take((w.functions + 7) / 8 * 3 * filter_blocks(w.blocks, filter_numbers) * FILTER_FLOATS);
+    at.filter = take((w.functions + 7) / 8 * filter_blocks(w.blocks, filter_numbers) * FILTER_FLOATS);
     at.layer_size = (n * (stride_of(5 * w.own) + 14 * w.own) + 3) / 4 * 4;
     at.tables = take(shared_tables ? 2 * E * w.table : 0);
     at.layers = take(shared_layers * at.layer_size);

@@ -7,7 +7,7 @@
  * weights, 16 columns by 8 functions, with radial functions, 8 by 8 edges: so filters come out where they are used,
  * lane (g, t) having columns 2g and 2g + 1 of edges t and t + 4, and a sum over edges needs two exchanges of lanes.
  * Tiles, not rows, are dealt to the warps, so that rows of 20 edges are shared out too; after a barrier the tiles of a
- * row are added.
+ * row are added. Of the last 8 of 24 columns two parts of the filter make the 16 rows of a product, and a lane has one.
  *
  * Order   a tile: edges t and t + 4, a fixed tree over t; a row: its tiles ascending. An edge's sums over a part's
  *         columns: 2g and 2g + 1, a fixed tree over g; layers in their order, parts ascending.
@@ -24,7 +24,13 @@ namespace molecule
  */
 template <typename B> __device__ inline int filter_place(int step, int part, int group, int lane)
 {
-    return ((step * 3 + part) * B::FILTER_BLOCKS + group * B::FILTER_NUMBERS) * FILTER_FLOATS + 4 * lane;
+    return ((step * 3 + part) * B::FILTER_GROUPS + group) * B::FILTER_NUMBERS * FILTER_FLOATS + 4 * lane;
+}
+
+/* The same of the last 8 columns of six blocks: column g of s and R (pair 0), of v and zeros. */
+template <typename B> __device__ inline int stacked_place(int steps, int step, int pair, int lane)
+{
+    return (3 * steps + 2 * step + pair) * B::FILTER_NUMBERS * FILTER_FLOATS + 4 * lane;
 }
 
 /* Of columns, for a warp: 16 where they are known to the compiler, the last ones of six blocks but 8. */
@@ -33,12 +39,11 @@ template <typename B> __device__ inline int columns_of_group(const B &b)
     return B::EVEN ? b.own() / B::EACH : MOST_PART;
 }
 
-/* What a lane works on in a message: a tile, or, where a group has 8 columns, one of a pair of tiles: lanes g < 4 have the
- * first, the others the second. */
+/* What a lane works on in a message: a tile and up to 16 columns, two of a lane, or the last 8, one of a lane. */
 struct message_task {
-    edge_tile tile, first, second; /* the lane's, and those of a pair */
-    int index, group, f;           /* of the lane's tile; of columns; the lane's first column */
-    bool is_pair, has_column;
+    edge_tile tile;
+    int index, group, f; /* of the tile; of columns; the lane's first column */
+    bool has_column;
 };
 
 /* A layer's filter, own columns; there after wait_for_copies() and a barrier. Beyond function K, and beyond the own
@@ -51,15 +56,21 @@ template <typename B> __device__ inline void load_filter(const B &b, int l)
     if constexpr (B::KNOWN) { /* eights of columns as they lie there */
         constexpr int NUMBERS = B::FILTER_NUMBERS;
         const int steps = (a.w.functions + 7) / 8, of_eight = steps * 3 * NUMBERS * 16;
+        const int columns = B::EVEN ? own : min(b.features().columns, MOST_PART);
         const float4 *from = (const float4 *)a.layer[l].filter + b.first_column / 8 * of_eight;
 #pragma unroll 1
-        for (int q = threadIdx.x; q < b.features().columns / 8 * of_eight; q += THREADS) {
+        for (int q = threadIdx.x; q < columns / 8 * of_eight; q += THREADS) {
             const int eight = q / of_eight, at = q - eight * of_eight, lane = eight % 2 * 16 + at % 16;
-            float *place =
-                to + filter_place<B>(0, at / (16 * NUMBERS), eight / 2, lane) + at / 16 % NUMBERS * FILTER_FLOATS;
-            copy_16_async(place, from + q, true);
-            if (!B::EVEN && eight == 2) copy_16_async(place + NUMBERS * FILTER_FLOATS + 64, from + q, true);
+            copy_16_async(to + filter_place<B>(0, at / (16 * NUMBERS), eight / 2, lane) +
+                              at / 16 % NUMBERS * FILTER_FLOATS,
+                          from + q, true);
         }
+        if (B::EVEN || b.features().columns <= MOST_PART) return;
+        const int stacked = steps * 2 * NUMBERS * 32;
+        from = (const float4 *)a.layer[l].filter_stacked + (b.first_column + MOST_PART) / 8 * stacked;
+#pragma unroll 1
+        for (int q = threadIdx.x; q < stacked; q += THREADS)
+            copy_16_async(to + stacked_place<B>(steps, 0, 0, q), from + q, true);
     } else {
         const int pairs = 3 * own / 2;
 #pragma unroll 1
@@ -73,7 +84,7 @@ template <typename B> __device__ inline void load_filter(const B &b, int l)
 
 template <typename B> __device__ inline void clear_filter(const B &b)
 {
-    const int quads = filter_place<B>((b.a.w.functions + 7) / 8, 0, 0, 0) / 4;
+    const int quads = (b.a.w.functions + 7) / 8 * B::FILTER_BLOCKS * FILTER_FLOATS / 4;
     for (int q = threadIdx.x; q < quads; q += THREADS) b.quads(b.a.at.filter)[q] = make_float4(0, 0, 0, 0);
 }
 
@@ -110,72 +121,82 @@ template <typename B> __device__ inline split_inputs filter_columns(const float4
     return B::FILTER_NUMBERS == 2 ? two_numbers(of_part[0], of_part[FILTER_FLOATS / 4]) : split_columns(of_part[0]);
 }
 
-/* W[table][part] += columns[part] functions[table] of 8 functions, as multiply does; one kind of product of all parts and
+/* W[table][row] += columns[row] functions[table] of 8 functions, as multiply does; one kind of product of all rows and
  * tables after the other, since each waits for the one before it. */
-template <int TABLES>
-__device__ inline void add_products(float (&W)[TABLES][3][4], const split_inputs (&columns)[3],
+template <int TABLES, int ROWS>
+__device__ inline void add_products(float (&W)[TABLES][ROWS][4], const split_inputs (&columns)[ROWS],
                                     const split_weights (&functions)[TABLES])
 {
-    float product[TABLES][3][4];
+    float product[TABLES][ROWS][4];
 #pragma unroll
-    for (int q = 0; q < TABLES * 12; q++) product[q / 12][q / 4 % 3][q % 4] = 0;
+    for (int q = 0; q < TABLES * ROWS * 4; q++) product[q / 4 / ROWS][q / 4 % ROWS][q % 4] = 0;
 #pragma unroll
-    for (int q = 0; q < 3 * TABLES; q++)
+    for (int q = 0; q < ROWS * TABLES; q++)
         mma_tf32(product[q % TABLES][q / TABLES], columns[q / TABLES].lo, functions[q % TABLES].hi);
 #pragma unroll
-    for (int q = 0; q < 3 * TABLES; q++)
+    for (int q = 0; q < ROWS * TABLES; q++)
         mma_tf32(product[q % TABLES][q / TABLES], columns[q / TABLES].hi, functions[q % TABLES].lo);
 #pragma unroll
-    for (int q = 0; q < 3 * TABLES; q++)
+    for (int q = 0; q < ROWS * TABLES; q++)
         mma_tf32(product[q % TABLES][q / TABLES], columns[q / TABLES].hi, functions[q % TABLES].hi);
 #pragma unroll
-    for (int q = 0; q < TABLES * 12; q++) W[q / 12][q / 4 % 3][q % 4] += product[q / 12][q / 4 % 3][q % 4];
+    for (int q = 0; q < TABLES * ROWS * 4; q++)
+        W[q / 4 / ROWS][q / 4 % ROWS][q % 4] += product[q / 4 / ROWS][q / 4 % ROWS][q % 4];
 }
 
-/* make_filters of a pair of tiles, or of one. No branches among the products: those of the parts, and of a pair's tiles,
- * are on their way together. */
-template <int TABLES, bool PAIR, typename B>
-__device__ inline void multiply_filters(const B &b, const message_task &task, const float4 *weights,
-                                        float (&W)[TABLES][3][4])
+/* Products of a filter's rows, 16 columns each, with the functions of a tile's edges. place(step, row): of the lane's
+ * weights. No branches among the products: those of all rows are on their way together. */
+template <int TABLES, int ROWS, typename B, typename Place>
+__device__ inline void multiply_filter(const B &b, const edge_tile &tile, float (&W)[TABLES][ROWS][4], Place place)
 {
+    const float *filter = b.floats(b.a.at.filter);
+    __syncwarp(); /* the units want all lanes together */
+#pragma unroll
+    for (int q = 0; q < TABLES * ROWS * 4; q++) W[q / 4 / ROWS][q / 4 % ROWS][q % 4] = 0;
 #pragma unroll 1
     for (int step = 0; 8 * step < b.a.w.functions; step++) {
-        const float4 *of_step = weights + filter_place<B>(step, 0, 0, 0) / 4;
+        split_weights functions[TABLES];
+        split_inputs columns[ROWS];
+        load_functions(b, tile, step, functions);
 #pragma unroll
-        for (int k = 0; k < (PAIR ? 2 : 1); k++) { /* of a pair there are zeros in the other's lanes */
-            split_weights functions[TABLES];
-            split_inputs columns[3];
-            load_functions(b, !PAIR ? task.tile : k == 0 ? task.first : task.second, step, functions);
-#pragma unroll
-            for (int part = 0; part < 3; part++)
-                columns[part] = filter_columns<B>(
-                    of_step + (filter_place<B>(0, part, 0, 0) + k * B::FILTER_NUMBERS * FILTER_FLOATS) / 4);
-            __syncwarp(); /* or the compiler loads one part behind the products of the last */
-            add_products(W, columns, functions);
+        for (int row = 0; row < ROWS; row++) {
+            const float4 *of_row = (const float4 *)(filter + place(step, row));
+            columns[row] =
+                B::FILTER_NUMBERS == 2 ? two_numbers(of_row[0], of_row[FILTER_FLOATS / 4]) : split_columns(of_row[0]);
         }
+        __syncwarp(); /* or the compiler loads one row behind the products of the last */
+        add_products(W, columns, functions);
     }
 }
 
-/* W[table][part] of a tile's edges and a group's columns, as a lane has them: column 2g of edges t and t + 4, then 2g +
- * 1; from phi, and from dphi for the second table. Edges that the tile does not have, and columns, are 0. */
+/* W[table][part][half] of a tile's edges and a group's columns, as a lane has them: columns 2g and 2g + 1 of edge t + 4
+ * half; from phi, and from dphi for the second table. Edges that the tile does not have, and columns, are 0. */
 template <int TABLES, typename B>
-__device__ inline void make_filters(const B &b, const message_task &task, float (&W)[TABLES][3][4])
+__device__ inline void make_filters(const B &b, const message_task &task, float2 (&W)[TABLES][3][2])
 {
-    const float4 *weights =
-        (const float4 *)(b.floats(b.a.at.filter) + filter_place<B>(0, 0, task.group, threadIdx.x % 32));
-    __syncwarp(); /* the units want all lanes together */
+    float products[TABLES][3][4];
+    multiply_filter(b, task.tile, products,
+                    [&](int step, int part) { return filter_place<B>(step, part, task.group, threadIdx.x % 32); });
 #pragma unroll
-    for (int q = 0; q < TABLES * 12; q++) W[q / 12][q / 4 % 3][q % 4] = 0;
-    if (!B::EVEN && task.is_pair)
-        multiply_filters<TABLES, true>(b, task, weights, W);
-    else
-        multiply_filters<TABLES, false>(b, task, weights, W);
+    for (int q = 0; q < TABLES * 6; q++) {
+        const float(&of)[4] = products[q / 6][q / 2 % 3];
+        W[q / 6][q / 2 % 3][q % 2] = make_float2(of[q % 2], of[2 + q % 2]);
+    }
 }
 
-/* Of edge t + 4 half: both columns. */
-__device__ inline float2 columns_of(const float (&W)[4], int half)
+/* The same of the last 8 columns of six blocks, of which a lane has column g. */
+template <int TABLES, typename B>
+__device__ inline void make_filters(const B &b, const message_task &task, float (&W)[TABLES][3][2])
 {
-    return make_float2(W[half], W[2 + half]);
+    float products[TABLES][2][4];
+    const int steps = (b.a.w.functions + 7) / 8;
+    multiply_filter(b, task.tile, products,
+                    [&](int step, int pair) { return stacked_place<B>(steps, step, pair, threadIdx.x % 32); });
+#pragma unroll
+    for (int q = 0; q < TABLES * 6; q++) {
+        const int part = q / 2 % 3;
+        W[q / 6][part][q % 2] = products[q / 6][part / 2][part % 2 * 2 + q % 2];
+    }
 }
 
 /* The lane's edge in a half; one that the tile does not have is its last one, with filters of zero: a branch would part
@@ -185,6 +206,29 @@ __device__ inline int edge_of(const edge_tile &tile, int half)
     return tile.first + min((int)(threadIdx.x % 4) + 4 * half, tile.count - 1);
 }
 
+/* A lane's columns: two, or one. */
+template <typename V> __device__ inline V columns_at(const float *p)
+{
+    return *(const V *)p;
+}
+
+template <typename V> __device__ inline void put_columns(float *p, V value)
+{
+    *(V *)p = value;
+}
+
+__device__ inline float sum_of(float x)
+{
+    return x;
+}
+
+__device__ inline float sum_of(float2 x)
+{
+    return x.x + x.y;
+}
+
+using mlff::sum_over_lanes;
+
 /* Sums of 4 kinds over the lanes of a quad; lane t returns that of kind t. */
 __device__ inline float2 sum_over_lanes(const float2 (&p)[4], int t)
 {
@@ -192,8 +236,8 @@ __device__ inline float2 sum_over_lanes(const float2 (&p)[4], int t)
     return make_float2(mlff::sum_over_lanes(x, t), mlff::sum_over_lanes(y, t));
 }
 
-/* body(task) for each of the warp's. Six blocks: a task a tile and its first 16 columns, then one a pair of tiles and the
- * last 8, so that 9 rows of 8 edges are 14 tasks for 16 warps. */
+/* body(task, a lane's columns) for each of the warp's. Six blocks: a warp a tile and its first 16 columns, then one the
+ * last 8 of two tiles in turn, so that 9 rows of 8 edges keep 14 of 16 warps at work once. */
 template <typename B, typename Body> __device__ inline void for_tiles(const B &b, Body body)
 {
     const int tiles = b.ints(b.a.at.row_tiles)[b.n], each = columns_of_group(b), own = b.features().columns;
@@ -206,14 +250,18 @@ template <typename B, typename Body> __device__ inline void for_tiles(const B &b
             task.tile = tile_of(b, task.index);
             const int columns = min(each, own - task.group * each);
             task.f = task.group * each + min(2 * g, columns - 2), task.has_column = 2 * g < columns;
-        } else {
-            const int first = 2 * (number - tiles), second = min(first + 1, tiles - 1);
-            task.is_pair = true, task.group = 1;
-            task.first = tile_of(b, first), task.second = tile_of(b, second);
-            task.index = g < 4 ? first : second, task.tile = g < 4 ? task.first : task.second;
-            task.f = each + 2 * (g % 4), task.has_column = g < 4 || second > first;
+            body(task, make_float2(0, 0));
+            continue;
         }
-        body(task);
+        if constexpr (!B::EVEN) {
+            task.group = 1, task.f = each + g, task.has_column = true;
+            const int end = min(2 * (number - tiles) + 2, tiles);
+#pragma unroll 1
+            for (task.index = 2 * (number - tiles); task.index < end; task.index++) {
+                task.tile = tile_of(b, task.index);
+                body(task, 0.0f);
+            }
+        }
     }
 }
 
@@ -233,12 +281,13 @@ template <typename B> __device__ inline float2 row_sum(const B &b, int row, int 
     return sum;
 }
 
-/* A tile's sums: s, v [3]. */
-template <typename B> __device__ inline void make_messages(const B &b, const layer_memory &m, const message_task &task)
+/* A tile's sums: s, v [3]. V: a lane's columns. */
+template <typename V, typename B>
+__device__ inline void make_messages(const B &b, const layer_memory &m, const message_task &task)
 {
     const auto &a = b.a;
     const int t = threadIdx.x % 4, own = b.own(), stride = stride_of(5 * own), f = task.f;
-    float2 x[2][5]; /* loads are under way while filters are made */
+    V x[2][5]; /* loads are under way while filters are made */
     float4 edge[2];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
@@ -246,21 +295,21 @@ template <typename B> __device__ inline void make_messages(const B &b, const lay
         const float *from = m.features + neighbour_of(b.ints(a.at.edge_rows)[e]) * stride + f;
         edge[half] = b.quads(a.at.edges)[e];
 #pragma unroll
-        for (int q = 0; q < 5; q++) x[half][q] = two(from + q * own);
+        for (int q = 0; q < 5; q++) x[half][q] = columns_at<V>(from + q * own);
     }
-    float filters[1][3][4];
-    make_filters(b, task, filters);
-    float2 sums[4] = {};
+    V W[1][3][2];
+    make_filters(b, task, W);
+    V sums[4] = {};
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         const float u[3] = {edge[half].x, edge[half].y, edge[half].z};
-        const float2 R = columns_of(filters[0][1], half) * x[half][1], W_v = columns_of(filters[0][2], half);
-        sums[0] = sums[0] + columns_of(filters[0][0], half) * x[half][0];
+        const V R = W[0][1][half] * x[half][1];
+        sums[0] = sums[0] + W[0][0][half] * x[half][0];
 #pragma unroll
-        for (int c = 0; c < 3; c++) sums[1 + c] = sums[1 + c] + u[c] * R + W_v * x[half][2 + c];
+        for (int c = 0; c < 3; c++) sums[1 + c] = sums[1 + c] + u[c] * R + W[0][2][half] * x[half][2 + c];
     }
-    const float2 sum = sum_over_lanes(sums, t);
-    if (task.has_column) put_two(tile_sum(b, task.index, 4, t) + f, sum);
+    const V sum = sum_over_lanes(sums, t);
+    if (task.has_column) put_columns(tile_sum(b, task.index, 4, t) + f, sum);
 }
 
 /* After a barrier of the block: features and filter of layer l are there. s += and v = v of the layer +, v to all
@@ -269,7 +318,7 @@ template <typename B, typename LoadNext> __device__ inline void message(const B 
 {
     const layer_memory m = layer_of(b, l);
     const int own = b.own(), in_all = stride_of(b.F());
-    for_tiles(b, [&](const message_task &task) { make_messages(b, m, task); });
+    for_tiles(b, [&](const message_task &task, auto columns) { make_messages<decltype(columns)>(b, m, task); });
     load_next();
     __syncthreads();
     for_quads(0, b.n, b.features(), [&](int row, int f, int q, bool valid) {
@@ -290,39 +339,31 @@ template <typename B, typename LoadNext> __device__ inline void message(const B 
 
 /* ---------------------------------------------------------------------------------------------- reverse */
 
-__device__ inline float inner(float2 x, float2 y)
+__device__ inline float over_quad(float value)
 {
-    return x.x * y.x + x.y * y.y;
+    value += __shfl_xor_sync(ALL_LANES, value, 1);
+    return value + __shfl_xor_sync(ALL_LANES, value, 2);
 }
 
 /* An edge's sums over a group's columns, from a lane's of edges t and t + 4 [half][4], to their places. */
 template <typename B>
 __device__ inline void add_edge_adjoints(const B &b, const message_task &task, float (&edge_adj)[8])
 {
-    const int lane = threadIdx.x % 32, t = lane % 4;
+    const int lane = threadIdx.x % 32, edge = lane % 4 + lane / 16 * 4;
     float4 *to = b.quads(b.a.at.edge_adj) + task.group * b.n_slots + task.tile.first;
-    if (!task.is_pair) {
-        const float sum = transposed_sum(edge_adj, lane); /* component g % 4 of edge t + 4 (g / 4) */
-        const int edge = t + lane / 16 * 4;
-        if (edge < task.tile.count) ((float *)(to + edge))[lane / 4 % 4] += sum;
-        return;
-    }
-    exchange_halves<4, 8>(edge_adj, lane); /* over four lanes g: two components of edge t + 4 (g / 2 % 2) */
-    exchange_halves<2, 4>(edge_adj, lane);
-    const int edge = t + lane / 8 % 2 * 4;
-    if (edge >= task.tile.count || !task.has_column) return;
-    float *sums = (float *)(to + edge) + lane / 4 % 2 * 2;
-    put_two(sums, two(sums) + make_float2(edge_adj[0], edge_adj[1]));
+    const float sum = transposed_sum(edge_adj, lane); /* component g % 4 of edge t + 4 (g / 4) */
+    if (edge < task.tile.count) ((float *)(to + edge))[lane / 4 % 4] += sum;
 }
 
-/* A tile's adjoints of the row's own features, y [3], x_s, x_R; those of its edges to their places. */
-template <typename B>
+/* A tile's adjoints of the row's own features, y [3], x_s, x_R; those of its edges to their places. V: a lane's columns.
+ */
+template <typename V, typename B>
 __device__ inline void make_message_adjoints(const B &b, const layer_memory &m, const float *adj,
                                              const message_task &task)
 {
     const auto &a = b.a;
     const int t = threadIdx.x % 4, own = b.own(), f = task.f;
-    float2 x[5], to[2][4]; /* loads of neighbours are under way while filters are made */
+    V x[5], to[2][4]; /* loads of neighbours are under way while filters are made */
     float4 edges[2];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
@@ -330,37 +371,36 @@ __device__ inline void make_message_adjoints(const B &b, const layer_memory &m, 
         const float *of = adj + neighbour_of(b.ints(a.at.edge_rows)[e]) * stride_of(4 * own) + f;
         edges[half] = b.quads(a.at.edges)[e];
 #pragma unroll
-        for (int q = 0; q < 4; q++) to[half][q] = two(of + q * own);
+        for (int q = 0; q < 4; q++) to[half][q] = columns_at<V>(of + q * own);
     }
-    float filters[2][3][4];
+    V filters[2][3][2];
     make_filters(b, task, filters);
-    const float(&W)[3][4] = filters[0], (&dW)[3][4] = filters[1];
+    const V(&W)[3][2] = filters[0], (&dW)[3][2] = filters[1];
     const float *own_x = m.features + task.tile.row * stride_of(5 * own) + f;
 #pragma unroll
-    for (int q = 0; q < 5; q++) x[q] = two(own_x + q * own);
-    float2 sums[4] = {}, x_R_adj = make_float2(0, 0);
+    for (int q = 0; q < 5; q++) x[q] = columns_at<V>(own_x + q * own);
+    V sums[4] = {}, x_R_adj = {};
     float edge_adj[8]; /* [half][4] */
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         const float4 edge = edges[half];
-        const float2 s_adj = to[half][0], v0 = to[half][1], v1 = to[half][2], v2 = to[half][3];
-        const float2 along = -edge.x * v0 + -edge.y * v1 + -edge.z * v2;
-        const float2 W_R = columns_of(W[1], half), W_v = columns_of(W[2], half), R = W_R * x[1];
-        sums[0] = sums[0] + W_v * v0;
-        sums[1] = sums[1] + W_v * v1;
-        sums[2] = sums[2] + W_v * v2;
-        sums[3] = sums[3] + columns_of(W[0], half) * s_adj;
-        x_R_adj = x_R_adj + W_R * along;
+        const V s_adj = to[half][0], v0 = to[half][1], v1 = to[half][2], v2 = to[half][3];
+        const V along = -edge.x * v0 + -edge.y * v1 + -edge.z * v2, R = W[1][half] * x[1];
+        sums[0] = sums[0] + W[2][half] * v0;
+        sums[1] = sums[1] + W[2][half] * v1;
+        sums[2] = sums[2] + W[2][half] * v2;
+        sums[3] = sums[3] + W[0][half] * s_adj;
+        x_R_adj = x_R_adj + W[1][half] * along;
         float *of = edge_adj + 4 * half;
-        of[0] = -inner(R, v0), of[1] = -inner(R, v1), of[2] = -inner(R, v2);
-        of[3] = inner(columns_of(dW[0], half), x[0] * s_adj) + inner(columns_of(dW[1], half), x[1] * along) +
-                inner(columns_of(dW[2], half), x[2] * v0 + x[3] * v1 + x[4] * v2);
+        of[0] = -sum_of(R * v0), of[1] = -sum_of(R * v1), of[2] = -sum_of(R * v2);
+        of[3] = sum_of(dW[0][half] * (x[0] * s_adj)) + sum_of(dW[1][half] * (x[1] * along)) +
+                sum_of(dW[2][half] * (x[2] * v0 + x[3] * v1 + x[4] * v2));
     }
-    const float2 sum = sum_over_lanes(sums, t);
+    const V sum = sum_over_lanes(sums, t);
     x_R_adj = over_quad(x_R_adj);
     if (task.has_column) {
-        put_two(tile_sum(b, task.index, 5, t) + f, sum);
-        if (t == 0) put_two(tile_sum(b, task.index, 5, 4) + f, x_R_adj);
+        put_columns(tile_sum(b, task.index, 5, t) + f, sum);
+        if (t == 0) put_columns(tile_sum(b, task.index, 5, 4) + f, x_R_adj);
     }
     add_edge_adjoints(b, task, edge_adj);
 }
@@ -372,7 +412,8 @@ __device__ inline void message_reverse(const B &b, int l, float *adj, LoadNext l
 {
     const layer_memory m = layer_of(b, l);
     const int own = b.own();
-    for_tiles(b, [&](const message_task &task) { make_message_adjoints(b, m, adj, task); });
+    for_tiles(
+        b, [&](const message_task &task, auto columns) { make_message_adjoints<decltype(columns)>(b, m, adj, task); });
     load_next();
     __syncthreads();
     for_quads(0, b.n, b.features(), [&](int row, int f, int q, bool valid) {

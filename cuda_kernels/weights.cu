@@ -83,8 +83,24 @@ static std::vector<double> filter_pairs_of(const double *filter, int F, int K)
     return pairs;
 }
 
-/* `pairs` in two TF32 numbers (molecule_dense.cuh, split_number), those of 64 values of a lane's 16 side by side. */
-static std::vector<double> halves_of(const std::vector<double> &pairs)
+/* The same as `filter_stacked`, in one number. */
+static std::vector<double> filter_stacked_of(const double *filter, int F, int K)
+{
+    std::vector<double> stacked;
+    for (int eight = 0; eight < F / 8; eight++)
+        for (int step = 0; step < (K + 8) / 8; step++)
+            for (int pair = 0; pair < 2; pair++)
+                for (int lane = 0; lane < 32; lane++)
+                    for (int q = 0; q < 4; q++) {
+                        const int k = 8 * step + lane % 4 * 2 + q / 2, part = 2 * pair + q % 2;
+                        const size_t at = ((size_t)k * 3 + part) * F + 8 * eight + lane / 4;
+                        stacked.push_back(k <= K && part < 3 ? filter[at] : 0);
+                    }
+    return stacked;
+}
+
+/* `pairs` in two TF32 numbers (molecule_dense.cuh, split_number): blocks of so many, hi before lo. */
+static std::vector<double> halves_of(const std::vector<double> &pairs, size_t block)
 {
     std::vector<double> halves(2 * pairs.size());
     for (size_t at = 0; at < pairs.size(); at++) {
@@ -94,9 +110,9 @@ static std::vector<double> halves_of(const std::vector<double> &pairs)
         bits = (bits + 0x1000u) & 0xffffe000u;
         float hi;
         memcpy(&hi, &bits, sizeof hi);
-        const size_t to = at / 64 * 128 + at % 64;
+        const size_t to = at / block * 2 * block + at % block;
         halves[to] = (double)hi;
-        halves[to + 64] = (double)(w - hi);
+        halves[to + block] = (double)(w - hi);
     }
     return halves;
 }
@@ -186,7 +202,9 @@ template <typename T> static void collect(weights<T> *w, const packed_weights &p
         if (paired) {
             const std::vector<double> pairs = filter_pairs_of(p.filter[l], p.F, p.K);
             to->add(&y.filter_pairs, pairs.data(), pairs.size());
-            to->add(&y.filter_halves, halves_of(pairs).data(), 2 * pairs.size());
+            to->add(&y.filter_halves, halves_of(pairs, 64).data(), 2 * pairs.size());
+            const std::vector<double> stacked = halves_of(filter_stacked_of(p.filter[l], p.F, p.K), 128);
+            to->add(&y.filter_stacked, stacked.data(), stacked.size());
         }
         if (sizeof(T) == sizeof(float) && message_matrix_fits(p.F, p.K)) {
             to->add_fragments(&y.fragments, &y.fragment_scale, p.filter[l], p.F, p.K, false);
