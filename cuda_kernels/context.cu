@@ -7,6 +7,8 @@
  *
  * Launch   dense layers, then a thread a feature of an atom; pieces of PIECE_ROWS atoms.
  * Cost     4 F^2 multiply-adds an atom each way; 17 F values read or written besides the dense layers'.
+ * Share    double, F = 128, 110,592 atoms: 13 ns an atom, 15 in reverse, 18 and 26 % of DRAM's limit (H200, driver
+ *          580.159.04, CUDA 13.0, 2026-11-22).
  */
 #include "dense.cuh"
 #include "silu.cuh"

@@ -6,6 +6,8 @@
  * The general path: double, and widths that do not fit the matrix units' fragments; others are in readout_fused.cu.
  *
  * Launch   a dense layer, then a warp a row; pieces of PIECE_ROWS atoms.
+ * Share    double, F = 128, 110,592 atoms: 1.8 ns an atom, 3.3 in reverse, 18 and 29 % of DRAM's limit (H200, driver
+ *          580.159.04, CUDA 13.0, 2026-11-22).
  * Order    of the last sum: a fixed tree over the 32 lanes.
  */
 #include "dense.cuh"
