@@ -91,8 +91,8 @@ __device__ inline uint64_t sum_before(uint64_t mine, uint64_t *total)
     return sum;
 }
 
-/* Seats for everything in the table, and the list of who sits where. A thread has every 128th place of the table: with 16
- * neighbouring ones each, 16 lanes met one bank. */
+/* Seats for everything in the table, and the list of who sits where. A thread has every 128th place of the table: with
+ * 16 neighbouring ones each, 16 lanes met one bank. */
 __device__ inline void take_seats(const int32_t *table, uint16_t *seat, const cluster_list &to, int cluster)
 {
     const int thread = threadIdx.x;

@@ -16,8 +16,8 @@
  *          4 more, or 3 with tables in global memory.
  * Share    9 atoms: latency of dependent instructions, about 6 cycles each (H200), in stages of 200 to 600; what a
  *          block does between two exchanges counts, not what it waits for (150 to 800 cycles of 3,000).
- * Measured (H200, 128 features, 3 interactions) 9 atoms 75 us, 15 copies 81, 16 and 17 copies 97, 18 to 30 copies 112 to
- *          116, 12 atoms 90, 16 copies of them 126, 21 atoms 163.
+ * Measured (H200, 128 features, 3 interactions) 9 atoms 75 us, 15 copies 81, 16 and 17 copies 97, 18 to 30 copies 112
+ *          to 116, 12 atoms 90, 16 copies of them 126, 21 atoms 163.
  * Order    fixed (molecule_*.cuh), and of the structure alone with eight and with four blocks, which give the same
  *          bits; six add up other parts of the columns, so that 16 molecules may differ from one in the last bits.
  */
@@ -33,10 +33,10 @@ namespace mlff
 using namespace molecule;
 
 /* Clusters that run at the same time take a time of about (rows + START) each; clusters of six and four blocks so many
- * times that of one of eight (H200, 9 atoms: 1.3 and 1.5). What would last longer than MOST_TIME is faster on the general
- * path, which fills the machine with all structures at once. H200, 128 features, us, here (2026-11-21, a tenth less
- * since) and there: 9 atoms 84 and 218, 30 copies 141 and 238, 45 copies 243 and 247, 90 copies 392 and 276; 16 atoms, 30
- * copies 231 and 248; 21 atoms 166 and 234, 30 copies 331 and 261; 32 atoms 240 and 233. */
+ * times that of one of eight (H200, 9 atoms: 1.3 and 1.5). What would last longer than MOST_TIME is faster on the
+ * general path, which fills the machine with all structures at once. H200, 128 features, us, here (2026-11-21, a tenth
+ * less since) and there: 9 atoms 84 and 218, 30 copies 141 and 238, 45 copies 243 and 247, 90 copies 392 and 276; 16
+ * atoms, 30 copies 231 and 248; 21 atoms 166 and 234, 30 copies 331 and 261; 32 atoms 240 and 233. */
 constexpr double START = 8, MOST_TIME = 48, SIX_SLOWER = 1.3, FOUR_SLOWER = 1.5;
 constexpr int MOST_STRUCTURES = 1024;
 
@@ -197,8 +197,8 @@ static int at_a_time(molecule_clusters *known, const widths &w, const layout &at
     return known->at_a_time;
 }
 
-/* Fewer blocks than eight have code for 128 features and shared memory for everything alone; each block's readout columns
- * are two parts of whole steps (scattered). */
+/* Fewer blocks than eight have code for 128 features and shared memory for everything alone; each block's readout
+ * columns are two parts of whole steps (scattered). */
 static int fewer_suit(const widths &w, const layout &at, int most_bytes)
 {
     return in_pairs(w) && bytes_of(at) <= (size_t)most_bytes;

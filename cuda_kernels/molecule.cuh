@@ -182,8 +182,9 @@ struct share {
     int own, columns;
 };
 
-/* What else a launch brings along, since reading it from the host's memory, and what says where it is from the device's,
- * would take a microsecond each: of one structure for clusters of eight blocks, else of as many as run at a time. */
+/* What else a launch brings along, since reading it from the host's memory, and what says where it is from the
+ * device's, would take a microsecond each: of one structure for clusters of eight blocks, else of as many as run at a
+ * time. */
 template <int BLOCKS> struct arguments_here : arguments {
     static constexpr int ATOMS = BLOCKS == 8 ? MOST_ROWS : 176, STRUCTURES = BLOCKS == 8 ? 1 : 32;
     double position[3 * ATOMS];     /* by atom */
@@ -191,14 +192,15 @@ template <int BLOCKS> struct arguments_here : arguments {
     int first_slot[STRUCTURES + 1]; /* of their candidates, and the end */
 };
 
-/* A block at work. NUMBER: of blocks of a cluster. OWN: its columns where they are known to the compiler, which then are
- * of 128, else 0. SHARED: all tables and layers are in shared memory. */
+/* A block at work. NUMBER: of blocks of a cluster. OWN: its columns where they are known to the compiler, which then
+ * are of 128, else 0. SHARED: all tables and layers are in shared memory. */
 template <int NUMBER, int OWN, bool SHARED> struct block {
     static constexpr int BLOCKS = NUMBER, EACH = parts_of_block(BLOCKS), ALL_PARTS = BLOCKS * EACH;
     static constexpr bool KNOWN = OWN > 0;
     static constexpr bool EVEN = PARTS % BLOCKS == 0; /* all blocks have as many columns, whole parts of them */
-    /* Weights of the layer behind a message are loaded in front of it, or, where there are no registers to keep them in,
-     * when its tiles are done: what the compiler spills it waits for (16 molecules 103 -> 99.5 us, one 75 -> 76, H200). */
+    /* Weights of the layer behind a message are loaded in front of it, or, where there are no registers to keep them
+     * in, when its tiles are done: what the compiler spills it waits for (16 molecules 103 -> 99.5 us, one 75 -> 76,
+     * H200). */
     static constexpr bool LOADS_EARLY = BLOCKS == 8 && KNOWN;
     static constexpr int IN_UNITS = EVEN ? 2 : OWN / 8; /* steps of 8 own inputs that the matrix units add up */
     static constexpr int FIRST_PARTS = EVEN ? EACH : 1; /* of the first message in reverse */
@@ -404,8 +406,8 @@ template <typename Body> __device__ inline void for_quads(int begin, int rows, s
     }
 }
 
-/* Waits until all of an exchange is there, values [count] in all, and all threads of the block are here; then the buffers
- * change places. */
+/* Waits until all of an exchange is there, values [count] in all, and all threads of the block are here; then the
+ * buffers change places. */
 template <typename B> __device__ inline void exchange(B &b, int count)
 {
     if (threadIdx.x == 0)

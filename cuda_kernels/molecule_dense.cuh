@@ -143,8 +143,8 @@ __device__ inline void load_gathered(warp_weights<STEPS, TILES> &w, const float 
     });
 }
 
-/* The same from weights in pairs (weights.cu), of features where their number is known to the compiler. Columns that the
- * block does not have are never looked at: others stand in for them. */
+/* The same from weights in pairs (weights.cu), of features where their number is known to the compiler. Columns that
+ * the block does not have are never looked at: others stand in for them. */
 template <int STEPS, int TILES, typename B>
 __device__ inline void load_pairs(warp_weights<STEPS, TILES> &w, const float2 *M, int parts, const B &b)
 {

@@ -198,8 +198,8 @@ template <typename B> __device__ inline void update(B &b, int l, const warp_weig
 
 /* ----------------------------------------------------------------------------------------------- readout */
 
-/* From s of all, which has arrived: the energies of own readout columns, and the operand of the reverse. load_next() when
- * the products are done. */
+/* From s of all, which has arrived: the energies of own readout columns, and the operand of the reverse. load_next()
+ * when the products are done. */
 template <typename B, typename LoadNext>
 __device__ inline void readout(const B &b, const warp_weights<2, 2 * B::EACH> &w, LoadNext load_next)
 {

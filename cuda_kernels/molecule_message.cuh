@@ -355,8 +355,8 @@ __device__ inline void add_edge_adjoints(const B &b, const message_task &task, f
     if (edge < task.tile.count) ((float *)(to + edge))[lane / 4 % 4] += sum;
 }
 
-/* A tile's adjoints of the row's own features, y [3], x_s, x_R; those of its edges to their places. V: a lane's columns.
- */
+/* A tile's adjoints of the row's own features, y [3], x_s, x_R; those of its edges to their places. V: a lane's
+ * columns. */
 template <typename V, typename B>
 __device__ inline void make_message_adjoints(const B &b, const layer_memory &m, const float *adj,
                                              const message_task &task)

@@ -57,7 +57,8 @@ template <typename B> __device__ inline void restore_distances(const B &b)
     __syncthreads();
 }
 
-/* dE/dd of an edge of a model with a short-range term (short_range.cu), from that of the distance that the network sees. */
+/* dE/dd of an edge of a model with a short-range term (short_range.cu), from that of the distance that the network
+ * sees. */
 template <typename B> __device__ inline float with_short_range(const B &b, int rows, float d, float seen_adj)
 {
     const short_range_pair *pair = short_range_of(b, centre_of(rows), neighbour_of(rows));

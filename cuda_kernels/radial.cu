@@ -4,8 +4,8 @@
  *
  * Launch   a warp a row, 8 warps a block.
  * Bytes    candidates 8 + positions 24 (cached), edges 16 (single) + 12 written.
- * Share    99,999 atoms, single: 125 us, 1.2 ns an atom, 316 MB of DRAM, which is 53 % busy (H200, driver 580.159.04, CUDA
- *          13.0, 2026-11-22).
+ * Share    99,999 atoms, single: 125 us, 1.2 ns an atom, 316 MB of DRAM, which is 53 % busy (H200, driver 580.159.04,
+ *          CUDA 13.0, 2026-11-22).
  * Order    an edge keeps the order of its candidate: its place is a count of set bits, not an atomic.
  */
 #include "state.cuh"

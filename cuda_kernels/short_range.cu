@@ -9,8 +9,8 @@
  * Launch   a warp a row, twice; then one warp for the first row with a close edge.
  * Bytes    an edge: its 4 real<T> and 4 + 4 bytes of row and species read, a real<T> written; then the latter three
  *          read; 32 bytes of its pair, from the cache. Edges below their outer distance are few.
- * Share    99,999 atoms, single: the distances 58 us (0.6 ns an atom; DRAM 39 % busy), the term itself 119 us (1.2 ns; DRAM
- *          11 %), the first close edge 4 us (H200, driver 580.159.04, CUDA 13.0, 2026-11-22).
+ * Share    99,999 atoms, single: the distances 58 us (0.6 ns an atom; DRAM 39 % busy), the term itself 119 us (1.2 ns;
+ *          DRAM 11 %), the first close edge 4 us (H200, driver 580.159.04, CUDA 13.0, 2026-11-22).
  * Order    of a row's energy: a lane's edges ascending, then a fixed tree over 32 lanes. Counting is in integers.
  */
 #include "state.cuh"

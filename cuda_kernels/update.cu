@@ -8,8 +8,8 @@
  *
  * Launch   dense layers, then a thread a feature of an atom; pieces of PIECE_ROWS atoms.
  * Cost     11 F^2 multiply-adds an atom each way (10 in the last layer).
- * Share    double, F = 128, 110,592 atoms: 32 ns an atom, 28 in the last layer, in reverse 37 and 34: 14 to 17 % of what
- *          the units for double need (H200, driver 580.159.04, CUDA 13.0, 2026-11-22).
+ * Share    double, F = 128, 110,592 atoms: 32 ns an atom, 28 in the last layer, in reverse 37 and 34: 14 to 17 % of
+ *          what the units for double need (H200, driver 580.159.04, CUDA 13.0, 2026-11-22).
  */
 #include "dense.cuh"
 #include "silu.cuh"

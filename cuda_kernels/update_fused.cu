@@ -14,9 +14,9 @@
  *          in reverse, 5.2 and 5.4 in the last layer (H200, driver 580.159.04, CUDA 13.0, 2026-11-21); the time went
  *          into waiting for those reads (28 % of the samples), matrix units 27 to 33 % busy, DRAM 29 %. Hence all reads
  *          of a tile stand before its writes.
- * Share    of the limit, with weights of several steps ahead: single 5.8 ns an atom, 4.3 in the last layer, in reverse 6.2
- *          and 5.0 (35 to 46 % of what matrix units or DRAM need), mixed 2.9, 2.3, 3.2 and 2.5 (28 to 35 %); L1 and shared
- *          memory are 70 to 74 % busy (H200, driver 580.159.04, CUDA 13.0, 2026-11-22).
+ * Share    of the limit, with weights of several steps ahead: single 5.8 ns an atom, 4.3 in the last layer, in reverse
+ *          6.2 and 5.0 (35 to 46 % of what matrix units or DRAM need), mixed 2.9, 2.3, 3.2 and 2.5 (28 to 35 %); L1 and
+ *          shared memory are 70 to 74 % busy (H200, driver 580.159.04, CUDA 13.0, 2026-11-22).
  */
 #include "dense_fused.cuh"
 #include "silu.cuh"
