@@ -246,9 +246,9 @@ static void sixteen_molecules_are_right_and_repeat_their_bits(void **state)
 {
     (void)state;
     for (int vector_bias = 0; vector_bias < 2; vector_bias++)
-        for (int most = 9; most <= 12; most++) {
+        for (int most = 9; most <= 13; most++) {
             tiny_options sizes = usual;
-            sizes.vector_bias = vector_bias, sizes.radial_functions = most == 12 ? 7 : 20;
+            sizes.vector_bias = vector_bias, sizes.radial_functions = most == 13 ? 7 : 20;
             random_seed = 3;
             mlff_model *model = random_model(&sizes, 0.5);
             molecules m = some_molecules(16, most);
