@@ -61,15 +61,7 @@ __device__ inline split_weights split(float w0, float w1)
     return s;
 }
 
-/* product += x w of 8 inputs: small parts first */
-__device__ inline void multiply_in_units(float (&product)[4], const split_inputs &x, const split_weights &w)
-{
-    mma_tf32(product, x.lo, w.hi);
-    mma_tf32(product, x.hi, w.lo);
-    mma_tf32(product, x.hi, w.hi);
-}
-
-/* products[i] += x[i] w[i] of 8 inputs, as multiply_in_units: one kind of product of all i after the other, since each
+/* products[i] += x[i] w[i] of 8 inputs, small parts first: one kind of product of all i after the other, since each
  * waits 30 cycles for the one before it. The barrier keeps the compiler from splitting the numbers of one i behind the
  * products of the last, which saves it registers. */
 template <int N>
@@ -93,15 +85,6 @@ __device__ inline void multiply_together(float (&products)[N][4], const split_in
 #pragma unroll
     for (int i = 0; i < N; i++) same[i] = x;
     multiply_together(products, same, w);
-}
-
-/* sum += x w of 8 inputs */
-__device__ inline void multiply(float (&sum)[4], const split_inputs &x, const split_weights &w)
-{
-    float product[4] = {0, 0, 0, 0};
-    multiply_in_units(product, x, w);
-#pragma unroll
-    for (int q = 0; q < 4; q++) sum[q] += product[q];
 }
 
 /* Own column v of `parts` parts one behind the other: its column in the matrix. */

@@ -115,33 +115,28 @@ __device__ inline split_inputs two_numbers(const float4 &hi, const float4 &lo)
             {__float_as_uint(lo.x), __float_as_uint(lo.y), __float_as_uint(lo.z), __float_as_uint(lo.w)}};
 }
 
-/* Columns of 8 functions and a part of the filter; `of_part`: as load_filter left them. */
-template <typename B> __device__ inline split_inputs filter_columns(const float4 *of_part)
+/* A lane's weights of 8 functions and 16 columns, as load_filter left them. */
+template <typename B> __device__ inline split_inputs filter_columns(const float4 *weights)
 {
-    return B::FILTER_NUMBERS == 2 ? two_numbers(of_part[0], of_part[FILTER_FLOATS / 4]) : split_columns(of_part[0]);
+    return B::FILTER_NUMBERS == 2 ? two_numbers(weights[0], weights[FILTER_FLOATS / 4]) : split_columns(weights[0]);
 }
 
-/* W[table][row] += columns[row] functions[table] of 8 functions, as multiply does; one kind of product of all rows and
- * tables after the other, since each waits for the one before it. */
+/* W[table][row] += columns[row] functions[table] of 8 functions. */
 template <int TABLES, int ROWS>
 __device__ inline void add_products(float (&W)[TABLES][ROWS][4], const split_inputs (&columns)[ROWS],
                                     const split_weights (&functions)[TABLES])
 {
-    float product[TABLES][ROWS][4];
+    constexpr int N = TABLES * ROWS;
+    split_inputs x[N];
+    split_weights w[N];
+    float products[N][4] = {};
 #pragma unroll
-    for (int q = 0; q < TABLES * ROWS * 4; q++) product[q / 4 / ROWS][q / 4 % ROWS][q % 4] = 0;
+    for (int i = 0; i < N; i++) x[i] = columns[i / TABLES], w[i] = functions[i % TABLES];
+    multiply_together(products, x, w);
 #pragma unroll
-    for (int q = 0; q < ROWS * TABLES; q++)
-        mma_tf32(product[q % TABLES][q / TABLES], columns[q / TABLES].lo, functions[q % TABLES].hi);
+    for (int i = 0; i < N; i++)
 #pragma unroll
-    for (int q = 0; q < ROWS * TABLES; q++)
-        mma_tf32(product[q % TABLES][q / TABLES], columns[q / TABLES].hi, functions[q % TABLES].lo);
-#pragma unroll
-    for (int q = 0; q < ROWS * TABLES; q++)
-        mma_tf32(product[q % TABLES][q / TABLES], columns[q / TABLES].hi, functions[q % TABLES].hi);
-#pragma unroll
-    for (int q = 0; q < TABLES * ROWS * 4; q++)
-        W[q / 4 / ROWS][q / 4 % ROWS][q % 4] += product[q / 4 / ROWS][q / 4 % ROWS][q % 4];
+        for (int q = 0; q < 4; q++) W[i % TABLES][i / TABLES][q] += products[i][q];
 }
 
 /* Products of a filter's rows, 16 columns each, with the functions of a tile's edges. place(step, row): of the lane's
@@ -161,10 +156,8 @@ __device__ inline void multiply_filter(const B &b, const edge_tile &tile, float 
 #pragma unroll
         for (int row = 0; row < ROWS; row++) {
             const float4 *of_row = (const float4 *)(filter + place(step, row));
-            columns[row] =
-                B::FILTER_NUMBERS == 2 ? two_numbers(of_row[0], of_row[FILTER_FLOATS / 4]) : split_columns(of_row[0]);
+            columns[row] = filter_columns<B>(of_row);
         }
-        __syncwarp(); /* or the compiler loads one row behind the products of the last */
         add_products(W, columns, functions);
     }
 }

@@ -68,35 +68,39 @@ static std::vector<double> pairs_of(const packed_matrix &m)
     return pairs;
 }
 
-/* A filter [K+1][3][F] as state.cuh has `filter_pairs`; zeros beyond function K. */
-static std::vector<double> filter_pairs_of(const double *filter, int F, int K)
+/* A filter [K+1][3][F] in eights of columns, [F/8][steps][blocks][lanes][4]: lane 4g + t has functions 2t, 2t, 2t + 1 and
+ * 2t + 1 of the step's 8, of part(block, q) and column(lane, q) of the eight; zeros beyond function K and part 2. */
+template <typename Part, typename Column>
+static std::vector<double> eights_of(const double *filter, int F, int K, int blocks, int lanes, Part part,
+                                     Column column)
 {
-    std::vector<double> pairs;
+    std::vector<double> eights;
     for (int eight = 0; eight < F / 8; eight++)
         for (int step = 0; step < (K + 8) / 8; step++)
-            for (int part = 0; part < 3; part++)
-                for (int lane = 0; lane < 16; lane++)
+            for (int block = 0; block < blocks; block++)
+                for (int lane = 0; lane < lanes; lane++)
                     for (int q = 0; q < 4; q++) {
-                        const int k = 8 * step + lane % 4 * 2 + q / 2, column = 8 * eight + lane / 4 * 2 + q % 2;
-                        pairs.push_back(k <= K ? filter[((size_t)k * 3 + part) * F + column] : 0);
+                        const int k = 8 * step + lane % 4 * 2 + q / 2, of = part(block, q);
+                        const size_t at = ((size_t)k * 3 + of) * F + 8 * eight + column(lane, q);
+                        eights.push_back(k <= K && of < 3 ? filter[at] : 0);
                     }
-    return pairs;
+    return eights;
 }
 
-/* The same as `filter_stacked`, in one number. */
+/* As state.cuh has `filter_pairs`. */
+static std::vector<double> filter_pairs_of(const double *filter, int F, int K)
+{
+    return eights_of(
+        filter, F, K, 3, 16, [](int block, int) { return block; },
+        [](int lane, int q) { return lane / 4 * 2 + q % 2; });
+}
+
+/* As `filter_stacked`, in one number. */
 static std::vector<double> filter_stacked_of(const double *filter, int F, int K)
 {
-    std::vector<double> stacked;
-    for (int eight = 0; eight < F / 8; eight++)
-        for (int step = 0; step < (K + 8) / 8; step++)
-            for (int pair = 0; pair < 2; pair++)
-                for (int lane = 0; lane < 32; lane++)
-                    for (int q = 0; q < 4; q++) {
-                        const int k = 8 * step + lane % 4 * 2 + q / 2, part = 2 * pair + q % 2;
-                        const size_t at = ((size_t)k * 3 + part) * F + 8 * eight + lane / 4;
-                        stacked.push_back(k <= K && part < 3 ? filter[at] : 0);
-                    }
-    return stacked;
+    return eights_of(
+        filter, F, K, 2, 32, [](int block, int q) { return 2 * block + q % 2; },
+        [](int lane, int) { return lane / 4; });
 }
 
 /* `pairs` in two TF32 numbers (molecule_dense.cuh, split_number): blocks of so many, hi before lo. */
