@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Errors of the GPU's precisions against float64 references and against the CPU in double.
 
-    accuracy.py FOLDER        FOLDER holds NAME.npz with model, numbers, positions, cell, pbc, energy, forces, virial (eV,
-                              angstrom, or the unit of `unit`), MODEL.safetensors, and layers*.safetensors
+    accuracy.py FOLDER        FOLDER holds models, NAME.safetensors, and structures, *.npz with model (NAME, or that of a
+                              checkpoint in MODELS), numbers, positions, cell, pbc and, where something else than the CPU
+                              is the reference, energy, forces, virial (eV, angstrom; of schnetpack's checkpoint kcal/mol)
 
 Each structure is evaluated alone and as copies in one call of at least 1,200 rows, which goes another way through the
 kernels. Prints a line each; the exit status is 1 when a bound of the project is missed.
@@ -22,29 +23,41 @@ EV_IN_KCAL_PER_MOL = 23.06054783061903
 MANY_ROWS = 1200
 
 
+def exact(model: Model, structure: Structure) -> dict:
+    """Energy, forces and virial (eV, angstrom) of the CPU in double."""
+    result = Evaluator(model, "cpu", "double").evaluate_one(structure)
+    return {"energy": result.energy, "forces": result.forces, "virial": result.virial}
+
+
 def references(folder: Path):
-    """(name, model, structure, expected energy, forces and virial in eV and angstrom) of every reference with a model."""
+    """(name, model, structure, expected energy, forces and virial in eV and angstrom) of every structure with a model."""
     for path in sorted(folder.glob("*.npz")):
         data = np.load(path, allow_pickle=True)
         name = str(data["model"])
-        if name not in MODELS or not (folder / MODELS[name]).is_file():
+        file = folder / MODELS.get(name, f"{name}.safetensors")
+        if not file.is_file():
             print(f"{path.name}: skipped, no model file for {name}")
             continue
-        model = Model(folder / MODELS[name])
-        unit = EV_IN_KCAL_PER_MOL if name.startswith("spk") else 1.0
+        model = Model(file)
         structure = Structure(
             data["positions"],
             model.species([SYMBOLS[int(z)] for z in data["numbers"]]),
             data["cell"] if data["pbc"].any() else None,
             [bool(p) for p in data["pbc"]],
         )
-        yield path.stem, model, structure, {k: data[k] / unit for k in ("energy", "forces", "virial")}
+        if "energy" in data:
+            unit = EV_IN_KCAL_PER_MOL if name.startswith("spk") else 1.0
+            expected = {k: data[k] / unit for k in ("energy", "forces", "virial")}
+        else:
+            expected = exact(model, structure)
+        yield path.stem, model, structure, expected
 
 
 def crystals(folder: Path):
-    """Shaken grids of 1,728 atoms for the models without a reference; expected: the CPU in double."""
+    """Shaken grids of 1,728 atoms for the models without a structure; expected: the CPU in double."""
+    named = {str(np.load(path, allow_pickle=True)["model"]) for path in folder.glob("*.npz")}
     for path in sorted(folder.glob("*.safetensors")):
-        if path.name in MODELS.values():
+        if path.name in {MODELS.get(name, f"{name}.safetensors") for name in named}:
             continue
         model = Model(path)
         elements = model.elements
@@ -53,8 +66,7 @@ def crystals(folder: Path):
         x = spacing * (grid + 0.15 * np.random.default_rng(1).uniform(-1, 1, grid.shape))
         species = np.arange(len(x), dtype=np.int32) % len(elements)
         structure = Structure(x, species, np.eye(3) * 12 * spacing)
-        exact = Evaluator(model, "cpu", "double").evaluate_one(structure)
-        yield path.stem, model, structure, {"energy": exact.energy, "forces": exact.forces, "virial": exact.virial}
+        yield path.stem, model, structure, exact(model, structure)
 
 
 def holds(precision: str, energy: float, rmse: float, relative: float, correlation: float, virial: float) -> bool:
