@@ -9,6 +9,8 @@
  *          stay in registers over all rows of the block. Radial functions of up to 64 edges at a time in shared memory,
  *          four in a load: one by one their loads take longer than the multiply-adds.
  * Cost     3 F (K+1) multiply-adds an edge forward, twice that in reverse; gathers of 5F and 4F values.
+ * Share    double, F = 128, 110,592 atoms: 63 ns an atom, 23 % of what the gathers allow; in reverse 194, 13 % of what
+ *          the filters do (H200, driver 580.159.04, CUDA 13.0, 2026-11-22).
  * Order    s_i, v_i and the features' adjoints: edges ascending, one thread; sums over features (d_adj, u_adj): a tree.
  */
 #include "launch.cuh"

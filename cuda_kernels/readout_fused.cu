@@ -5,8 +5,8 @@
  *
  * Launch   a block of F/16 warps and 32 atoms; pairs of 16 atoms and 16 hidden features go round the warps.
  * Cost     F H multiply-adds an atom each way, three times in single; F + H values of DRAM.
- * Measured 0.6 ns an atom forward, 0.4 in reverse, F = 128, single, 110,592 atoms (H200, driver 580.159.04, CUDA 13.0,
- *          2026-11-21).
+ * Share    0.7 ns an atom forward, 23 % of DRAM's limit; 0.4 in reverse, 109 %, since some stays in L2; F = 128,
+ *          single, 110,592 atoms (H200, driver 580.159.04, CUDA 13.0, 2026-11-22).
  * Order    of the energy, in double: a lane's four features, the four lanes of 16 features, the groups of 16 in order.
  */
 #include "dense_fused.cuh"
