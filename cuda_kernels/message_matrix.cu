@@ -11,8 +11,8 @@
  *          in reverse. Mixed: 11 matrix instructions, 6 of half their size and 20 products of two halves; 27, 14 and
  *          76.
  * Share    of what L1 and shared memory can do: forward 64 % (single) and 68 % (mixed), reverse 45 % and 74 %; of what
- *          can be issued: 42 % and 53 %, 42 % and 50 % (docs/performance.md). Of what gathers and sums alone would allow
- *          (benchmarks/compare/layers.py): forward 46 % and 41 %, reverse 19 % and 22 %.
+ *          can be issued: 42 % and 53 %, 42 % and 50 % (docs/performance.md). Of what gathers and sums alone would
+ *          allow (benchmarks/compare/layers.py): forward 46 % and 41 %, reverse 19 % and 22 %.
  * Order    single: sums over edges: tiles of 16, then a fixed tree over their rows; over features: slices, then a
  *          lane's four columns, then the four lanes. Mixed: the sums of the matrix units, tile by tile and slice by
  *          slice.

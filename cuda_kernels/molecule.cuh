@@ -17,9 +17,9 @@
  * quad of lanes that read what one of them then writes, the warp is synchronised.
  *
  * A cluster has eight blocks, or, where more structures than clusters of eight run at a time, six or four. Sums over
- * blocks are sums over parts of the columns in a fixed order: PARTS of 16 columns with eight blocks, of which a block of
- * four makes two apart, so that both give the same bits. Six blocks have 24 columns, which are three halves of such a
- * part: they add up their own, and the last one has but 8 columns.
+ * blocks are sums over parts of the columns in a fixed order: PARTS of 16 columns with eight blocks, of which a block
+ * of four makes two apart, so that both give the same bits. Six blocks have 24 columns, which are three halves of such
+ * a part: they add up their own, and the last one has but 8 columns.
  */
 #include "cluster.cuh"
 #include "radial.cuh"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Positions go up in parts, each as soon as it stands in pinned memory, while the host copies the rest and then launches
- * a recording, of which they are no part.
+ * Positions go up in parts, each as soon as it stands in pinned memory, while the host copies the rest and then
+ * launches a recording, of which they are no part.
  */
 #include "positions.cuh"
 

@@ -3,9 +3,9 @@
 #define MLFF_CUDA_RECORDING_CUH
 /*
  * One evaluation as one CUDA graph. Between two rebuilds of the neighbour list every launch has the same arguments:
- * positions are brought to the device before, results go to pinned memory at a fixed address. The first evaluation of a list runs launch by
- * launch, the second is captured on its way, the others are one call. The same kernels run in the same order, so the
- * bits are the same.
+ * positions are brought to the device before, results go to pinned memory at a fixed address. The first evaluation of a
+ * list runs launch by launch, the second is captured on its way, the others are one call. The same kernels run in the
+ * same order, so the bits are the same.
  *
  * A recording belongs to one set of outputs and fits while the list and all memory are those it was made with; after a
  * rebuild its executable graph is updated in place where the shape of the sequence allows it.

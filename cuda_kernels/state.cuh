@@ -90,11 +90,11 @@ template <typename T> struct matrix {
 
 template <typename T> struct layer_weights {
     T *filter;       /* [K+1][3][F] (s, R, v); function K is the bias */
-    T *filter_pairs; /* the same as molecules multiply it, where pairs_fit: [F/8][steps][3][16][4], lane 4g + t has columns
-                      * 2g and 2g + 1 of function 2t of the step's 8, then of 2t + 1 */
+    T *filter_pairs; /* the same as molecules multiply it, where pairs_fit: [F/8][steps][3][16][4], lane 4g + t has
+                      * columns 2g and 2g + 1 of function 2t of the step's 8, then of 2t + 1 */
     T *filter_halves;  /* [F/8][steps][3][2][16][4]: the same in two TF32 numbers, hi and lo */
     T *filter_stacked; /* [F/8][steps][2][2][32][4] likewise: lane 4g + t has column g of s and R (then of v
-                                         * and zeros) of function 2t, then of 2t + 1 */
+                        * and zeros) of function 2t, then of 2t + 1 */
     uint2 *fragments, *mixed_fragments; /* the same for the matrix units, where message_matrix_fits */
     float fragment_scale, mixed_scale;
     matrix<T> context0, context0_T, context1, context1_T; /* F -> F, F -> 3F (s, R, v) */

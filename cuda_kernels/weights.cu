@@ -68,8 +68,9 @@ static std::vector<double> pairs_of(const packed_matrix &m)
     return pairs;
 }
 
-/* A filter [K+1][3][F] in eights of columns, [F/8][steps][blocks][lanes][4]: lane 4g + t has functions 2t, 2t, 2t + 1 and
- * 2t + 1 of the step's 8, of part(block, q) and column(lane, q) of the eight; zeros beyond function K and part 2. */
+/* A filter [K+1][3][F] in eights of columns, [F/8][steps][blocks][lanes][4]: lane 4g + t has functions 2t, 2t, 2t + 1
+ * and 2t + 1 of the step's 8, of part(block, q) and column(lane, q) of the eight; zeros beyond function K and part 2.
+ */
 template <typename Part, typename Column>
 static std::vector<double> eights_of(const double *filter, int F, int K, int blocks, int lanes, Part part,
                                      Column column)
