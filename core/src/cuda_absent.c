@@ -16,6 +16,6 @@ int mlff_cuda_device_count(void)
 
 int mlff_cuda_is_usable(mlff_error *error)
 {
-    mlff_fail(error, MLFF_ERROR_DEVICE, "this build has no CUDA backend; use device cpu or auto");
+    mlff_fail(error, MLFF_ERROR_DEVICE, "this build has no CUDA backend");
     return 0;
 }

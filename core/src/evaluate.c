@@ -225,7 +225,7 @@ mlff_status mlff_evaluator_create(const mlff_model *model, const mlff_options *o
     mlff_error why;
     const int cuda = o.device == MLFF_DEVICE_CUDA || (o.device == MLFF_DEVICE_AUTO && mlff_cuda_is_usable(&why));
     if (o.device == MLFF_DEVICE_CUDA && !mlff_cuda_is_usable(&why))
-        return mlff_fail(error, MLFF_ERROR_DEVICE, "device cuda: %s", why.message);
+        return mlff_fail(error, MLFF_ERROR_DEVICE, "device cuda: %s; use device cpu or auto", why.message);
     if (o.precision == MLFF_PRECISION_DEFAULT) o.precision = cuda ? MLFF_PRECISION_SINGLE : MLFF_PRECISION_DOUBLE;
     const backend *b = cuda ? mlff_cuda_backend(o.precision) : mlff_cpu_backend(o.precision);
     if (!b)

@@ -16,7 +16,7 @@ trap 'rm -rf "$folder"' EXIT
 to=$folder/mlff-gpu
 mkdir -p "$to"/{bin,lib,files,mlff}
 
-tests=$(find "$build/tests/unit" -maxdepth 1 -name 'test_*' -type f -executable)
+tests=$(find "$build/tests/unit" -maxdepth 1 -name 'test_*' -type f -executable 2>/dev/null || true)
 if [ -z "$tests" ] || [ ! -f "$build/core/libmlff.so" ]; then
     echo "$build: expected a build with -DMLFF_BUILD_TESTS=ON and a CUDA compiler" >&2
     exit 1

@@ -49,7 +49,9 @@ def load(path: str | os.PathLike, vocabulary: Vocabulary) -> Any:
         return _load_zip(content, path, vocabulary)
     if content[:1] == b"\x80":
         return _load_legacy(content, path, vocabulary)
-    raise ConversionError(f"{path}: neither a torch zip archive nor an older torch file")
+    raise ConversionError(
+        f"{path}: neither a torch zip archive nor an older torch file; expected a checkpoint as torch.save writes it"
+    )
 
 
 def _load_zip(content: bytes, path: str, vocabulary: Vocabulary) -> Any:
